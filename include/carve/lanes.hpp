@@ -1,0 +1,194 @@
+/// @file
+/// How do scalars lie in memory so that loops over them vectorise?
+///
+/// `lanes<T>` owns n scalars, `lanes_view<T>` points at some of them and is
+/// passed by value into loops.  A double-double is stored planar, all high
+/// parts and then all low parts, because a vector register takes either from
+/// one load.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <new>
+#include <type_traits>
+#include <vector>
+
+#include "carve/double_double.hpp"
+#include "carve/macros.hpp"
+
+namespace carve {
+
+namespace detail {
+
+/// Begins every array on a cache line, so full vector loads never straddle.
+template <class T>
+struct aligned_allocator {
+  using value_type = T;
+  static constexpr std::align_val_t alignment{alignof(T) > 64 ? alignof(T)
+                                                              : 64};
+
+  aligned_allocator() = default;
+  template <class U>
+  aligned_allocator(const aligned_allocator<U>&) {}
+
+  T* allocate(std::size_t n) {
+    return static_cast<T*>(::operator new(n * sizeof(T), alignment));
+  }
+  void deallocate(T* p, std::size_t) { ::operator delete(p, alignment); }
+
+  friend bool operator==(aligned_allocator, aligned_allocator) { return true; }
+};
+
+template <class T>
+using aligned_vector = std::vector<T, aligned_allocator<T>>;
+
+}  // namespace detail
+
+/// Points at scalars of type T, which may be const; owns nothing.  Element i
+/// exists as long as the `lanes` behind it do.
+template <class T>
+class lanes_view {
+ public:
+  using value_type = std::remove_const_t<T>;
+
+  lanes_view() = default;
+  explicit lanes_view(T* first) : first_(first) {}
+  CARVE_INLINE operator lanes_view<const T>() const
+      requires(!std::is_const_v<T>) {
+    return lanes_view<const T>(first_);
+  }
+
+  CARVE_INLINE T& operator[](std::ptrdiff_t i) const { return first_[i]; }
+
+  /// The view that begins at element `offset`.
+  CARVE_INLINE lanes_view sub(std::ptrdiff_t offset) const {
+    return lanes_view(first_ + offset);
+  }
+
+ private:
+  T* first_ = nullptr;
+};
+
+/// Stands for one double-double in planar storage; name the type when keeping
+/// a value (`double_double x = a[i]`), since `auto x` would keep the place.
+class double_double_lane {
+ public:
+  CARVE_INLINE double_double_lane(double* high, double* low)
+      : high_(high), low_(low) {}
+  double_double_lane(const double_double_lane&) = default;
+
+  CARVE_INLINE operator double_double() const { return {*high_, *low_}; }
+
+  CARVE_INLINE const double_double_lane& operator=(double_double x) const {
+    *high_ = x.hi;
+    *low_ = x.lo;
+    return *this;
+  }
+  CARVE_INLINE const double_double_lane& operator=(
+      const double_double_lane& x) const {
+    return *this = double_double(x);
+  }
+  CARVE_INLINE const double_double_lane& operator+=(double_double x) const {
+    return *this = *this + x;
+  }
+  CARVE_INLINE const double_double_lane& operator-=(double_double x) const {
+    return *this = *this - x;
+  }
+  CARVE_INLINE const double_double_lane& operator*=(double_double x) const {
+    return *this = *this * x;
+  }
+  CARVE_INLINE const double_double_lane& operator/=(double_double x) const {
+    return *this = *this / x;
+  }
+
+ private:
+  double *high_, *low_;
+};
+
+template <>
+class lanes_view<const double_double> {
+ public:
+  using value_type = double_double;
+
+  lanes_view() = default;
+  CARVE_INLINE lanes_view(const double* high, const double* low)
+      : high_(high), low_(low) {}
+
+  CARVE_INLINE double_double operator[](std::ptrdiff_t i) const {
+    return {high_[i], low_[i]};
+  }
+  CARVE_INLINE lanes_view sub(std::ptrdiff_t offset) const {
+    return {high_ + offset, low_ + offset};
+  }
+
+ private:
+  const double *high_ = nullptr, *low_ = nullptr;
+};
+
+template <>
+class lanes_view<double_double> {
+ public:
+  using value_type = double_double;
+
+  lanes_view() = default;
+  CARVE_INLINE lanes_view(double* high, double* low) : high_(high), low_(low) {}
+  CARVE_INLINE operator lanes_view<const double_double>() const {
+    return {high_, low_};
+  }
+
+  CARVE_INLINE double_double_lane operator[](std::ptrdiff_t i) const {
+    return {high_ + i, low_ + i};
+  }
+  CARVE_INLINE lanes_view sub(std::ptrdiff_t offset) const {
+    return {high_ + offset, low_ + offset};
+  }
+
+ private:
+  double *high_ = nullptr, *low_ = nullptr;
+};
+
+/// n scalars, zero at first, in memory aligned for vector loads.
+template <class T>
+class lanes {
+ public:
+  lanes() = default;
+  explicit lanes(std::size_t n) : values_(n, T(0)) {}
+
+  std::size_t size() const { return values_.size(); }
+  T& operator[](std::size_t i) { return values_[i]; }
+  const T& operator[](std::size_t i) const { return values_[i]; }
+  void fill(const T& x) { std::fill(values_.begin(), values_.end(), x); }
+
+  lanes_view<T> view() { return lanes_view<T>(values_.data()); }
+  lanes_view<const T> view() const {
+    return lanes_view<const T>(values_.data());
+  }
+
+ private:
+  detail::aligned_vector<T> values_;
+};
+
+template <>
+class lanes<double_double> {
+ public:
+  lanes() = default;
+  explicit lanes(std::size_t n) : high_(n), low_(n) {}
+
+  std::size_t size() const { return high_.size(); }
+  double_double_lane operator[](std::size_t i) { return {&high_[i], &low_[i]}; }
+  double_double operator[](std::size_t i) const { return {high_[i], low_[i]}; }
+  void fill(double_double x) {
+    std::fill(high_.begin(), high_.end(), x.hi);
+    std::fill(low_.begin(), low_.end(), x.lo);
+  }
+
+  lanes_view<double_double> view() { return {high_.data(), low_.data()}; }
+  lanes_view<const double_double> view() const {
+    return {high_.data(), low_.data()};
+  }
+
+ private:
+  detail::aligned_vector<double> high_, low_;
+};
+
+}  // namespace carve
