@@ -1,0 +1,240 @@
+/// @file
+/// CARVE's content gate: an erase gate on the key axis that looks at what the
+/// previous window of tokens read, forward and backward, for any solver.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "carve/error.hpp"
+#include "carve/head.hpp"
+#include "carve/scalar.hpp"
+#include "carve/triangular.hpp"
+
+namespace carve {
+
+/// The parameters of one head's content gate. For t in window c
+///
+///     b_t = f(x_t + W_up (W_down m_c)),   m_c = mean of o over window c - 1
+///
+/// with `m_0 = 0`. `x` are the logits in head::b, `f` the activation.
+/// The window is part of the model: another length is another function.
+template <class T>
+struct content_gate {
+  index_t window = 0;          ///< Lc, tokens per content window
+  index_t rank = 0;            ///< rho, inner rank of the projection
+  state_view<const T> w_down;  ///< [rho, V]
+  state_view<const T> w_up;    ///< [K, rho]
+};
+
+/// Where the gradients of the content gate's parameters go, accumulated with
+/// `+=`; a null view is skipped. That of the logits goes to head_gradients::b.
+template <class T>
+struct content_gate_gradients {
+  state_view<T> w_down;  ///< [rho, V]
+  state_view<T> w_up;    ///< [K, rho]
+};
+
+/// `f(x) = 1 / (1 + exp(-x))`, the activation of the model.
+struct sigmoid_activation {
+  template <class T>
+  T value(const T& x) const {
+    return sigmoid(x);
+  }
+  /// Derivative at x, whose value is b.
+  template <class T>
+  T derivative(const T&, const T& b) const {
+    return b * (T(1) - b);
+  }
+};
+
+namespace detail {
+
+/// What the forward walk over windows leaves for the way back.
+template <class T>
+struct window_record {
+  matrix<T> start;             // state at the window's start [K,V]
+  std::vector<T> mean, inner;  // m_c [V], W_down m_c [rho]
+};
+
+template <class T, class Solver, class Activation>
+class content_walk {
+ public:
+  content_walk(const head<T>& p, const content_gate<T>& gate,
+               const Solver& solver, const Activation& f)
+      : p_(p), gate_(gate), solver_(solver), f_(f) {
+    if (gate.window < 1) {
+      throw error("window: expected at least 1 token, got ", gate.window);
+    }
+    if (!p.b || p.e || p.mask || !p.erases) {
+      throw error(
+          "content gate: expected logits of a key-axis erase gate and no "
+          "other erase gate");
+    }
+    logits_ = p.b;
+    b_ = matrix<T>(p.tokens, p.keys);
+    o_ = matrix<T>(p.tokens, p.values);
+    S_ = matrix<T>::Constant(p.keys, p.values, T(0));
+    for (index_t i = 0; i < p.keys && p.S0; ++i) {
+      for (index_t j = 0; j < p.values; ++j) S_(i, j) = p.S0(i, j);
+    }
+  }
+
+  void forward(bool record) {
+    const index_t K = p_.keys, V = p_.values;
+    const T share = T(1) / T(static_cast<int>(gate_.window));
+    std::vector<T> mean(V, T(0)), inner(gate_.rank, T(0));
+    for (index_t t0 = 0; t0 < p_.tokens; t0 += gate_.window) {
+      const index_t n = std::min(gate_.window, p_.tokens - t0);
+      for (index_t m = 0; m < gate_.rank; ++m) {
+        inner[m] = T(0);
+        for (index_t j = 0; j < V; ++j)
+          inner[m] += gate_.w_down(m, j) * mean[j];
+      }
+      for (index_t i = 0; i < K; ++i) {
+        T shift(0);
+        for (index_t m = 0; m < gate_.rank; ++m) {
+          shift += gate_.w_up(i, m) * inner[m];
+        }
+        for (index_t t = t0; t < t0 + n; ++t) {
+          b_(t, i) = f_.value(T(logits_(t, i) + shift));
+        }
+      }
+      if (record) records_.push_back({S_, mean, inner});
+      const matrix<T> start = S_;
+      solver_.forward(segment(t0, n, start), rows<T>{&o_(t0, 0), V, 1},
+                      view(S_));
+      for (index_t j = 0; j < V; ++j) {
+        mean[j] = T(0);
+        for (index_t t = t0; t < t0 + n; ++t) mean[j] += share * o_(t, j);
+      }
+    }
+  }
+
+  void backward(const head_cotangents<T>& in, const head_gradients<T>& out,
+                const content_gate_gradients<T>& parameters) {
+    const index_t K = p_.keys, V = p_.values;
+    const T share = T(1) / T(static_cast<int>(gate_.window));
+    matrix<T> dS = matrix<T>::Constant(K, V, T(0));
+    for (index_t i = 0; i < K && in.S; ++i) {
+      for (index_t j = 0; j < V; ++j) dS(i, j) = in.S(i, j);
+    }
+    std::vector<T> dmean(V, T(0));  // cotangent of the next window's mean
+    for (index_t c = static_cast<index_t>(records_.size()); c-- > 0;) {
+      const index_t t0 = c * gate_.window;
+      const index_t n = std::min(gate_.window, p_.tokens - t0);
+      const window_record<T>& past = records_[c];
+      matrix<T> dout(n, V), db = matrix<T>::Constant(n, K, T(0));
+      for (index_t t = 0; t < n; ++t) {
+        for (index_t j = 0; j < V; ++j) {
+          dout(t, j) = share * dmean[j];
+          if (in.o) dout(t, j) += in.o(t0 + t, j);
+        }
+      }
+      matrix<T> dstart = matrix<T>::Constant(K, V, T(0));
+      head_gradients<T> target = out.segment(t0, view(dstart));
+      target.b = {db.data(), K, 1};
+      solver_.backward(segment(t0, n, past.start),
+                       {rows<const T>{dout.data(), V, 1}, view(dS)}, target);
+      dS = dstart;
+      std::vector<T> dshift(K, T(0)), dinner(gate_.rank, T(0));
+      for (index_t i = 0; i < K; ++i) {
+        for (index_t t = 0; t < n; ++t) {
+          const T x = logits_(t0 + t, i);
+          const T dx = db(t, i) * f_.derivative(x, T(b_(t0 + t, i)));
+          if (out.b) out.b(t0 + t, i) += dx;
+          dshift[i] += dx;
+        }
+        for (index_t m = 0; m < gate_.rank; ++m) {
+          if (parameters.w_up)
+            parameters.w_up(i, m) += dshift[i] * past.inner[m];
+          dinner[m] += gate_.w_up(i, m) * dshift[i];
+        }
+      }
+      for (index_t j = 0; j < V; ++j) {
+        dmean[j] = T(0);
+        for (index_t m = 0; m < gate_.rank; ++m) {
+          if (parameters.w_down) {
+            parameters.w_down(m, j) += dinner[m] * past.mean[j];
+          }
+          dmean[j] += gate_.w_down(m, j) * dinner[m];
+        }
+      }
+    }
+    for (index_t i = 0; i < K && out.S0; ++i) {
+      for (index_t j = 0; j < V; ++j) out.S0(i, j) += dS(i, j);
+    }
+  }
+
+  void results(rows<T> o, state_view<T> S) const {
+    for (index_t t = 0; t < p_.tokens && o; ++t) {
+      for (index_t j = 0; j < p_.values; ++j) o(t, j) = o_(t, j);
+    }
+    for (index_t i = 0; i < p_.keys && S; ++i) {
+      for (index_t j = 0; j < p_.values; ++j) S(i, j) = S_(i, j);
+    }
+  }
+
+ private:
+  static state_view<T> view(matrix<T>& m) { return {m.data(), m.cols(), 1}; }
+  static state_view<const T> view(const matrix<T>& m) {
+    return {m.data(), m.cols(), 1};
+  }
+
+  /// Tokens of one window, their gate in place of the logits.
+  head<T> segment(index_t t0, index_t n, const matrix<T>& start) const {
+    head<T> h = p_.segment(t0, n, view(start));
+    h.b = rows<const T>{b_.data(), p_.keys, 1}.from(t0);
+    return h;
+  }
+
+  const head<T>& p_;
+  const content_gate<T>& gate_;
+  const Solver& solver_;
+  const Activation& f_;
+  rows<const T> logits_;
+  matrix<T> b_, o_, S_;
+  std::vector<window_record<T>> records_;
+};
+
+}  // namespace detail
+
+/// Forward with a content gate. The gate of a window is known before the
+/// window starts and is the same for every value channel, so within a window
+/// any solver applies, the chunked WY form included; windows come one after
+/// the other.
+/// @param[in] p       the head; head::b holds the erase logits x.
+/// @param[in] gate    window length and projections.
+/// @param[in] solver  recurrent_solver or chunked_solver.
+/// @param[out] o      outputs `[T,V]`, or a null view.
+/// @param[out] S      final state `[K,V]`, or a null view.
+/// @param[in] f       activation with `value` and `derivative`.
+/// @throws carve::error  for a window below 1 or another erase gate.
+/// Source: arXiv 2606.27229; the exact wiring of mean and projection is this
+/// library's reading of it.
+template <class T, class Solver, class Activation = sigmoid_activation>
+void content_forward(const head<T>& p, const content_gate<T>& gate,
+                     const Solver& solver, rows<T> o, state_view<T> S,
+                     const Activation& f = {}) {
+  detail::content_walk<T, Solver, Activation> walk(p, gate, solver, f);
+  walk.forward(false);
+  walk.results(o, S);
+}
+
+/// Forward and backward with a content gate; parameters as in content_forward
+/// and recurrent_backward. Every output of window c - 1 receives
+/// `(1/Lc) W_down^T W_up^T sum_{t in c} dx_t` before its own step is walked.
+template <class T, class Solver, class Activation = sigmoid_activation>
+void content_backward(const head<T>& p, const content_gate<T>& gate,
+                      const Solver& solver, const head_cotangents<T>& in,
+                      const head_gradients<T>& out,
+                      const content_gate_gradients<T>& parameters,
+                      rows<T> o = {}, state_view<T> S = {},
+                      const Activation& f = {}) {
+  detail::content_walk<T, Solver, Activation> walk(p, gate, solver, f);
+  walk.forward(true);
+  walk.results(o, S);
+  walk.backward(in, out, parameters);
+}
+
+}  // namespace carve

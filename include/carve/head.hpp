@@ -1,0 +1,160 @@
+/// @file
+/// One head of one sequence: the tensors that a solver reads and the gradients
+/// that it writes, as strided views.  Everything below the batch works on this.
+#pragma once
+
+#include <cstddef>
+#include <type_traits>
+
+namespace carve {
+
+using index_t = std::ptrdiff_t;
+
+/// A `[tokens, channels]` tensor of one head, seen through strides (counted in
+/// elements).  A channel stride of zero broadcasts one number per token over
+/// its axis: a scalar gate is nothing else.  Gradients are accumulated with
+/// `+=`, so a broadcast gate's gradient is the sum over its channels, and two
+/// gates tied to the same memory sum theirs.  A null view means "absent".
+template <class T>
+struct rows {
+  T* data = nullptr;
+  index_t token = 0;
+  index_t channel = 1;
+
+  T& operator()(index_t t, index_t i) const {
+    return data[t * token + i * channel];
+  }
+  explicit operator bool() const { return data != nullptr; }
+  /// The same tensor from token `t` on.
+  rows from(index_t t) const {
+    return data ? rows{data + t * token, token, channel} : rows{};
+  }
+  /// The same tensor from channel `i` on.
+  rows from_channel(index_t i) const {
+    return data ? rows{data + i * channel, token, channel} : rows{};
+  }
+  operator rows<const T>() const requires(!std::is_const_v<T>) {
+    return {data, token, channel};
+  }
+};
+
+/// A `[K, V]` state of one head; the two strides make `[V, K]` storage
+/// (`state_v_first`) a matter of the caller.
+template <class T>
+struct state_view {
+  T* data = nullptr;
+  index_t key = 0;
+  index_t value = 1;
+
+  T& operator()(index_t i, index_t j) const {
+    return data[i * key + j * value];
+  }
+  explicit operator bool() const { return data != nullptr; }
+  operator state_view<const T>() const requires(!std::is_const_v<T>) {
+    return {data, key, value};
+  }
+};
+
+/// A `[tokens, K, V]` tensor of one head: the full-mask erase gate.
+template <class T>
+struct masks {
+  T* data = nullptr;
+  index_t token = 0;
+  index_t key = 0;
+  index_t value = 1;
+
+  T& operator()(index_t t, index_t i, index_t j) const {
+    return data[t * token + i * key + j * value];
+  }
+  explicit operator bool() const { return data != nullptr; }
+  /// The same tensor from token `t` on.
+  masks from(index_t t) const {
+    return data ? masks{data + t * token, token, key, value} : masks{};
+  }
+  /// The `[tokens, K]` gate that value channel `j` sees.
+  rows<T> column(index_t j) const { return {data + j * value, token, key}; }
+  operator masks<const T>() const requires(!std::is_const_v<T>) {
+    return {data, token, key, value};
+  }
+};
+
+/// Which state the read-out uses.
+enum class readout {
+  after,   ///< `o_t = scale * S_t^T q_t`, what every public kernel does
+  before,  ///< `o_t = scale * S_{t-1}^T q_t`, as the CARVE paper writes it
+};
+
+/// One head of one sequence:
+///
+///     S~_t = diag(a_t) S_{t-1} diag(d_t)
+///     u_t  = w_t * v_t - e_t * (S~_t^T (b_t * k_t))
+///     S_t  = S~_t + k_t u_t^T
+///     o_t  = scale * S_t^T q_t
+///
+/// An absent gate is one.  Decays are linear here (`a = exp(g)`), so that the
+/// same recurrence runs over any ring; `g` holds their natural logs where
+/// there are any, for the solvers that form decay ratios by an exponential.
+template <class T>
+struct head {
+  index_t tokens = 0;
+  index_t keys = 0;    ///< K, key channels
+  index_t values = 0;  ///< V, value channels
+  rows<const T> q;     ///< query [T,K]
+  rows<const T> k;     ///< key [T,K]
+  rows<const T> v;     ///< value [T,V]; absent: nothing is written
+  rows<const T> a;     ///< key-axis decay, linear [T,K]
+  rows<const T> g;  ///< its natural log [T,K]; optional even where a is given
+  rows<const T> d;  ///< value-axis decay, linear [T,V]
+  rows<const T> b;  ///< key-axis erase gate [T,K]
+  rows<const T> e;  ///< value-axis erase gate [T,V]
+  rows<const T> w;  ///< write gate [T,V]
+  /// Full-mask erase gate [T,K,V]: it takes the place of b, and erases
+  /// `sum_i mask_t[i,j] k_t[i] S~_t[i,j]` from value channel j.
+  masks<const T> mask;
+  bool erases = true;      ///< false: nothing is erased (linear attention)
+  state_view<const T> S0;  ///< start state; absent: zero
+  T scale = T(1);          ///< factor of the read-out
+  readout read = readout::after;
+
+  /// Tokens `[t0, t0 + n)` as a head of their own, with start state `S`.
+  head segment(index_t t0, index_t n, state_view<const T> S) const {
+    head h = *this;
+    h.tokens = n;
+    h.q = q.from(t0), h.k = k.from(t0), h.v = v.from(t0);
+    h.a = a.from(t0), h.g = g.from(t0), h.d = d.from(t0);
+    h.b = b.from(t0), h.e = e.from(t0), h.w = w.from(t0);
+    h.mask = mask.from(t0);
+    h.S0 = S;
+    return h;
+  }
+};
+
+/// Where the gradients of one head go: same shapes and letters as in `head`.
+/// Every entry is accumulated into with `+=`; a null view is skipped.
+/// `g` and `gd` are gradients with respect to the **natural logs** of the key-
+/// and value-axis decay, which are polynomial in the inputs over any ring.
+template <class T>
+struct head_gradients {
+  rows<T> q, k, v, g, gd, b, e, w;
+  masks<T> mask;
+  state_view<T> S0;
+
+  /// The gradients of tokens from `t0` on, with start-state gradient `dS`.
+  head_gradients segment(index_t t0, state_view<T> dS) const {
+    head_gradients h = *this;
+    h.q = q.from(t0), h.k = k.from(t0), h.v = v.from(t0);
+    h.g = g.from(t0), h.gd = gd.from(t0), h.b = b.from(t0);
+    h.e = e.from(t0), h.w = w.from(t0), h.mask = mask.from(t0);
+    h.S0 = dS;
+    return h;
+  }
+};
+
+/// The cotangents that a backward pass starts from.
+template <class T>
+struct head_cotangents {
+  rows<const T> o;        ///< do [T,V]; absent: zero
+  state_view<const T> S;  ///< gradient of the final state; absent: zero
+};
+
+}  // namespace carve
