@@ -1,0 +1,257 @@
+/// @file
+/// Whole problems, forward and backward: activations, heads, sequences, all
+/// cores.
+#pragma once
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "carve/content_gate.hpp"
+#include "carve/parallel.hpp"
+#include "carve/problem.hpp"
+#include "carve/solver.hpp"
+
+namespace carve {
+
+/// Outputs together with the gradients of everything that went in.
+template <class T>
+struct gradient_result {
+  outputs<T> out;
+  tensors<T> gradients;  ///< of each tensor present in problem::in
+};
+
+/// A checked problem with its activations applied, and its heads.
+template <class T>
+class batch {
+ public:
+  /// @throws carve::error  as check() does.
+  explicit batch(const problem<T>& p) : p_(p), n_(check(p)), x_(p.in) {
+    if constexpr (scalar_traits<T>::is_real) {
+      const activations& act = p.act;
+      if (act.l2norm) {
+        x_.q = l2_normalise(std::move(x_.q));
+        x_.k = l2_normalise(std::move(x_.k));
+      }
+      x_.g = activate_decay(act, p.in.g, p.in.A_log, p.in.dt_bias);
+      x_.beta = activate(act.beta, std::move(x_.beta));
+      if (p.family != family::carve) x_.b = activate(act.b, std::move(x_.b));
+      x_.w = activate(act.w, std::move(x_.w));
+      if (!p.linear_decay) {
+        a_ = exponential(x_.g);
+        d_ = exponential(x_.gd);
+      }
+      scale_ =
+          p.scale ? *p.scale : T(T(1) / carve::sqrt(T(static_cast<int>(n_.K))));
+    } else {
+      if (!p.linear_decay && (x_.g.present() || x_.gd.present())) {
+        throw error("g: expected linear decays for the scalar ",
+                    scalar_traits<T>::name, ", which has no exp");
+      }
+      if (!p.scale) {
+        throw error("scale: expected a value for the scalar ",
+                    scalar_traits<T>::name, ", which has no square root");
+      }
+      scale_ = *p.scale;
+    }
+  }
+
+  const dimensions& size() const { return n_; }
+
+  /// Value head `hv` of sequence `n`.
+  head<T> head_of(index_t n, index_t hv) const {
+    head<T> h;
+    h.tokens = range(n).second - range(n).first;
+    h.keys = n_.K, h.values = n_.V;
+    h.q = view<const T>(x_.q, n, hv), h.k = view<const T>(x_.k, n, hv);
+    h.v = view<const T>(x_.v, n, hv);
+    h.a = view<const T>(p_.linear_decay ? x_.g : a_, n, hv);
+    h.d = view<const T>(p_.linear_decay ? x_.gd : d_, n, hv);
+    if (!p_.linear_decay) h.g = view<const T>(x_.g, n, hv);
+    h.b = view<const T>(info(p_.family).tied ? x_.beta : x_.b, n, hv);
+    h.w = view<const T>(info(p_.family).tied ? x_.beta : x_.w, n, hv);
+    h.e = view<const T>(x_.e, n, hv);
+    h.mask = mask_view<const T>(x_.E, n, hv);
+    h.erases = info(p_.family).erase != axis::none;
+    h.S0 = states<const T>(x_.initial_state, n, hv);
+    h.scale = scale_;
+    h.read = p_.read;
+    return h;
+  }
+
+  /// Where the gradients of that head go in `to`.
+  head_gradients<T> gradients_of(tensors<T>& to, index_t n, index_t hv) const {
+    head_gradients<T> h;
+    h.q = view<T>(to.q, n, hv), h.k = view<T>(to.k, n, hv);
+    h.v = view<T>(to.v, n, hv), h.g = view<T>(to.g, n, hv);
+    h.gd = view<T>(to.gd, n, hv), h.e = view<T>(to.e, n, hv);
+    h.b = view<T>(info(p_.family).tied ? to.beta : to.b, n, hv);
+    h.w = view<T>(info(p_.family).tied ? to.beta : to.w, n, hv);
+    h.mask = mask_view<T>(to.E, n, hv);
+    h.S0 = states<T>(to.initial_state, n, hv);
+    return h;
+  }
+
+  /// The content gate of value head `hv`.
+  content_gate<T> gate_of(index_t hv) const {
+    return {p_.window,
+            n_.rho,
+            {&x_.w_down.data[hv * n_.rho * n_.V], n_.V, 1},
+            {&x_.w_up.data[hv * n_.K * n_.rho], n_.rho, 1}};
+  }
+
+  /// Its place in a tensor `[B,T,HV,V]`.
+  template <class U, class Tensor>
+  rows<U> view(Tensor& x, index_t n, index_t hv) const {
+    if (!x.present()) return {};
+    const index_t heads = x.dim(2), width = x.rank() == 4 ? x.dim(3) : 1;
+    const index_t h = heads == n_.HV ? hv : hv / (n_.HV / n_.H);
+    const index_t token = p_.cu_seqlens.empty() ? n * n_.T : range(n).first;
+    return {x.data.data() + (token * heads + h) * width, heads * width,
+            x.rank() == 4 ? 1 : 0};
+  }
+
+  /// Its place in a tensor of states.
+  template <class U, class Tensor>
+  state_view<U> states(Tensor& x, index_t n, index_t hv) const {
+    if (!x.present()) return {};
+    U* const data = x.data.data() + (n * n_.HV + hv) * n_.K * n_.V;
+    return p_.state_v_first ? state_view<U>{data, 1, n_.K}
+                            : state_view<U>{data, n_.V, 1};
+  }
+
+  tensor<T> zero_outputs() const {
+    return tensor<T>({n_.B, n_.T, n_.HV, n_.V});
+  }
+  tensor<T> zero_states() const {
+    return tensor<T>(p_.state_v_first ? tensor_shape{n_.N, n_.HV, n_.V, n_.K}
+                                      : tensor_shape{n_.N, n_.HV, n_.K, n_.V});
+  }
+
+  /// Cotangents of the raw inputs from those of the activated ones.
+  void activations_back(tensors<T>& d) const {
+    if constexpr (scalar_traits<T>::is_real) {
+      const activations& act = p_.act;
+      const tensors<T>& raw = p_.in;
+      if (act.l2norm) {
+        d.q = l2_normalise_back(raw.q, std::move(d.q));
+        d.k = l2_normalise_back(raw.k, std::move(d.k));
+      }
+      d.g = activate_decay_back(act, raw.g, raw.A_log, raw.dt_bias,
+                                std::move(d.g), &d.A_log, &d.dt_bias);
+      d.beta = activate_back(act.beta, raw.beta, std::move(d.beta));
+      if (p_.family != family::carve) {
+        d.b = activate_back(act.b, raw.b, std::move(d.b));
+      }
+      d.w = activate_back(act.w, raw.w, std::move(d.w));
+    }
+  }
+
+ private:
+  static tensor<T> exponential(const tensor<T>& g) {
+    return convert<T>(g, [](const T& x) { return carve::exp(x); });
+  }
+
+  /// First and last token of sequence n on the token axis.
+  std::pair<index_t, index_t> range(index_t n) const {
+    if (p_.cu_seqlens.empty()) return {0, n_.T};
+    return {p_.cu_seqlens[n], p_.cu_seqlens[n + 1]};
+  }
+
+  template <class U, class Tensor>
+  masks<U> mask_view(Tensor& x, index_t n, index_t hv) const {
+    if (!x.present()) return {};
+    const index_t token = p_.cu_seqlens.empty() ? n * n_.T : range(n).first;
+    const index_t size = n_.K * n_.V;
+    return {x.data.data() + (token * n_.HV + hv) * size, n_.HV * size, n_.V, 1};
+  }
+
+  const problem<T>& p_;
+  dimensions n_;
+  tensors<T> x_;
+  tensor<T> a_, d_;
+  T scale_{};
+};
+
+/// Outputs and final states of a problem.
+/// @param[in] solver  recurrent_solver, chunked_solver or columnwise_solver.
+/// @throws carve::error  as check() does, and where the solver does not apply.
+template <class T, class Solver = recurrent_solver>
+outputs<T> forward(const problem<T>& p, const Solver& solver = {},
+                   const run_options& run = {}) {
+  const batch<T> heads(p);
+  const dimensions n = heads.size();
+  outputs<T> out{heads.zero_outputs(), heads.zero_states()};
+  parallel_for(n.N * n.HV, run, [&](index_t task) {
+    const index_t s = task / n.HV, hv = task % n.HV;
+    const head<T> h = heads.head_of(s, hv);
+    const rows<T> o = heads.template view<T>(out.o, s, hv);
+    const state_view<T> S = heads.template states<T>(out.final_state, s, hv);
+    if constexpr (scalar_traits<T>::is_real) {
+      if (p.family == family::carve) {
+        return content_forward(h, heads.gate_of(hv), solver, o, S);
+      }
+    }
+    solver.forward(h, o, S);
+  });
+  return out;
+}
+
+/// Outputs, final states and the gradients of every tensor in the problem.
+/// @param[in] cotangents  of outputs and final states; an absent one is zero.
+/// @throws carve::error  as forward() does, and for cotangents of other shapes
+///                       than the outputs.
+template <class T, class Solver = recurrent_solver>
+gradient_result<T> backward(const problem<T>& p, const outputs<T>& cotangents,
+                            const Solver& solver = {},
+                            const run_options& run = {}) {
+  const batch<T> heads(p);
+  const dimensions n = heads.size();
+  gradient_result<T> r{{heads.zero_outputs(), heads.zero_states()}, {}};
+  if (cotangents.o.present()) {
+    detail::expect_shape("do", cotangents.o, {r.out.o.shape}, " like o");
+  }
+  if (cotangents.final_state.present()) {
+    detail::expect_shape("dfinal_state", cotangents.final_state,
+                         {r.out.final_state.shape}, " like final_state");
+  }
+  for (const auto& m : tensors<T>::members()) {
+    if ((p.in.*m.at).present()) {
+      r.gradients.*m.at = tensor<T>((p.in.*m.at).shape);
+    }
+  }
+  const auto walk_back = [&](index_t s, index_t hv) {
+    const head<T> h = heads.head_of(s, hv);
+    tensors<T>& d = r.gradients;
+    const head_gradients<T> to = heads.gradients_of(d, s, hv);
+    const head_cotangents<T> in{
+        heads.template view<const T>(cotangents.o, s, hv),
+        heads.template states<const T>(cotangents.final_state, s, hv)};
+    const rows<T> o = heads.template view<T>(r.out.o, s, hv);
+    const state_view<T> S = heads.template states<T>(r.out.final_state, s, hv);
+    if constexpr (scalar_traits<T>::is_real) {
+      if (p.family == family::carve) {
+        const content_gate_gradients<T> parameters{
+            {&d.w_down.data[hv * n.rho * n.V], n.V, 1},
+            {&d.w_up.data[hv * n.K * n.rho], n.rho, 1}};
+        return content_backward(h, heads.gate_of(hv), solver, in, to,
+                                parameters, o, S);
+      }
+    }
+    solver.backward(h, in, to, o, S);
+  };
+  // What several value heads (q, k) or several sequences (the content gate's
+  // projections) share is written by one task, in order.
+  const index_t group = n.HV / n.H;
+  const index_t together = p.family == family::carve ? n.N : 1;
+  parallel_for(n.N / together * n.H, run, [&](index_t task) {
+    const index_t first = task / n.H, key_head = task % n.H;
+    for (index_t s = first; s < first + together; ++s) {
+      for (index_t m = 0; m < group; ++m) walk_back(s, key_head * group + m);
+    }
+  });
+  heads.activations_back(r.gradients);
+  return r;
+}
+
+}  // namespace carve

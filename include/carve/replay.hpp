@@ -1,0 +1,142 @@
+/// @file
+/// The rounding replay: the chunked form in fp32, rounded where a tensor-core
+/// kernel rounds. Its error is the unit in which a kernel's error is measured.
+#pragma once
+
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "carve/batch.hpp"
+#include "carve/error.hpp"
+#include "carve/precision.hpp"
+#include "carve/solver.hpp"
+
+namespace carve {
+
+/// What is replayed.
+enum class profile {
+  tensor_core,     ///< chunked, operands in the input format
+  tf32,            ///< chunked, operands in tf32
+  fp32,            ///< chunked, fp32 throughout
+  ieee_recurrent,  ///< token by token, fp32 throughout
+};
+
+/// The profiles by the names of the command line.
+inline constexpr std::array<std::string_view, 4> profile_names{
+    "tensor-core", "tf32", "fp32", "ieee-recurrent"};
+
+constexpr std::string_view name(profile p) {
+  return profile_names[static_cast<std::size_t>(p)];
+}
+
+/// The profile called `text`.
+/// @throws carve::error  naming all profiles, when there is none.
+inline profile profile_named(std::string_view text) {
+  for (std::size_t i = 0; i < profile_names.size(); ++i) {
+    if (profile_names[i] == text) return static_cast<profile>(i);
+  }
+  throw error("profile: expected one of ", profile_names, ", got \"", text,
+              "\"");
+}
+
+/// Chunk length of every replay, that of the kernels it stands for.
+inline constexpr index_t replay_chunk = 64;
+
+/// Rounds at each rounding_point as the table in `treatment` says; products
+/// accumulate in fp32.
+class operand_policy {
+ public:
+  static constexpr bool exponentials = true;
+
+  /// @param operand  format of the tensor cores' operands; f32 rounds nothing.
+  explicit operand_policy(format operand = format::f32) : operand_(operand) {}
+
+  void round(rounding_point at, bool per_channel, matrix<float>& m) const {
+    round(at, per_channel,
+          std::span(m.data(), static_cast<std::size_t>(m.size())));
+  }
+
+  /// A sum whose products and partial sums are numbers of the operand format,
+  /// halved until one is left.
+  float sum(rounding_point at, bool per_channel, std::vector<float>& x) const {
+    x.resize(std::bit_ceil(x.size()), 0.0f);
+    round(at, per_channel, std::span(x));
+    for (std::size_t n = x.size() / 2; n > 0; n /= 2) {
+      for (std::size_t j = 0; j < n; ++j) x[j] += x[j + n];
+      round(at, per_channel, std::span(x).first(n));
+    }
+    return x[0];
+  }
+
+ private:
+  enum class treatment { none, operand, cut_tf32 };
+
+  /// Which roundings the kernels of a widely used Triton library make; found
+  /// from its kernels' outputs and gradients, see docs/rounding.md. They
+  /// depend on nothing but whether the decay varies along the key axis.
+  static constexpr treatment treated(rounding_point at, bool per_channel) {
+    switch (at) {
+      case rounding_point::score:
+        return per_channel ? treatment::cut_tf32 : treatment::none;
+      case rounding_point::inverse:
+        return treatment::cut_tf32;
+      case rounding_point::qg_back:
+        return per_channel ? treatment::none : treatment::cut_tf32;
+      case rounding_point::qg:
+      case rounding_point::kg:
+        return per_channel ? treatment::operand : treatment::none;
+      case rounding_point::U_tail:
+      case rounding_point::dscore:
+      case rounding_point::dk_part:
+        return per_channel ? treatment::none : treatment::operand;
+      default:
+        return treatment::operand;
+    }
+  }
+
+  void round(rounding_point at, bool per_channel, std::span<float> x) const {
+    if (operand_ == format::f32) return;
+    switch (treated(at, per_channel)) {
+      case treatment::none:
+        return;
+      case treatment::operand:
+        return round_all(operand_, x);
+      case treatment::cut_tf32:
+        // fp32 operands of tensor cores lose their low bits, unrounded.
+        for (float& e : x) {
+          e = std::bit_cast<float>(std::bit_cast<std::uint32_t>(e) &
+                                   0xFFFFE000u);
+        }
+    }
+  }
+
+  format operand_;
+};
+
+/// Outputs and gradients of the replay. They are fp32 numbers, not yet rounded
+/// to the formats in which a kernel stores them.
+/// @param[in] p           the problem, its inputs exact in fp32.
+/// @param[in] cotangents  of outputs and final states; an absent one is zero.
+/// @param[in] operand     operand format of profile::tensor_core.
+/// @throws carve::error   as backward() does; also for a gate on the value
+///                        axis that has no WY form, unless the profile is
+///                        ieee_recurrent.
+inline gradient_result<float> replay(const problem<float>& p,
+                                     const outputs<float>& cotangents,
+                                     profile what, format operand,
+                                     const run_options& run = {}) {
+  if (what == profile::ieee_recurrent) {
+    return backward(p, cotangents, recurrent_solver{}, run);
+  }
+  if (what == profile::tf32) operand = format::tf32;
+  if (what == profile::fp32) operand = format::f32;
+  const chunked_solver<operand_policy> solver{replay_chunk,
+                                              operand_policy(operand)};
+  return backward(p, cotangents, solver, run);
+}
+
+}  // namespace carve
