@@ -1,0 +1,180 @@
+/// @file
+/// How tensors come from and go to safetensors files: a reader that maps the
+/// file and trusts none of it, and a writer that leaves no half-written file.
+///
+/// A file is an 8-byte little-endian length N, a JSON object of N bytes, and
+/// the tensors' bytes, row-major and little-endian.  The object maps a tensor's
+/// name to `{"dtype", "shape", "data_offsets": [begin, end]}`, offsets counted
+/// from the first byte after the object; `"__metadata__"` maps strings to
+/// strings.
+///
+/// Source: the format's description in the README of
+/// https://github.com/huggingface/safetensors, sections "Format" and
+/// "Benefits".
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "carve/error.hpp"
+#include "carve/precision.hpp"
+
+namespace carve::safetensors {
+
+/// The element types that this library reads and writes.
+enum class dtype { f64, f32, f16, bf16, i64, i32 };
+
+/// The name in the file: "F64", "F32", "F16", "BF16", "I64", "I32".
+std::string_view dtype_name(dtype type);
+
+/// The dtype of that name in the file, or nothing for one not read here.
+std::optional<dtype> dtype_named(std::string_view text);
+
+/// Bytes of one element.
+std::size_t item_size(dtype type);
+
+/// The number format of a floating-point dtype; nothing for integers.
+std::optional<format> format_of(dtype type);
+
+/// `[2,192,2,64]`, `[]` for a scalar.
+std::string shape_text(std::span<const std::int64_t> shape);
+
+/// `text` fit for a message or a terminal: every byte that is not printable
+/// ASCII as `\\xNN`, quotes and backslashes escaped, at most 100 bytes of it.
+/// Names in a file are whatever its author wished.
+std::string printable(std::string_view text);
+
+/// What the header says of one tensor, after it was checked.
+struct tensor_info {
+  safetensors::dtype dtype = dtype::f64;
+  std::vector<std::int64_t> shape;  ///< empty for a scalar
+  std::size_t elements = 0;         ///< product of the shape
+  std::size_t begin = 0;  ///< first byte, counted from the header's end
+  std::size_t end = 0;    ///< one past the last byte
+};
+
+/// The largest header accepted, in bytes: the format's own limit.
+inline constexpr std::size_t max_header_bytes = 100'000'000;
+
+/// The most axes a tensor may have.
+inline constexpr std::size_t max_rank = 64;
+
+/// A safetensors file, read only.  Copies are cheap and share the mapping.
+///
+/// `open` and `parse` check all of the header before they return: its length
+/// against the file and the format's limit; UTF-8 JSON of the one legal
+/// structure, every member once, none unknown; dtypes; shapes of non-negative
+/// integers whose product does not overflow; byte ranges that lie in the file,
+/// have the length that dtype and shape ask for, do not overlap, and together
+/// cover every byte (the format forbids holes, so that no second file hides in
+/// one).  Elements are not checked: NaN and infinity are legal.
+///
+/// The mapping follows the file: whoever truncates a file that is being read
+/// makes the system stop the reader (SIGBUS).
+class file {
+ public:
+  /// Maps the file at `path`.
+  /// @throws carve::error naming the path and, where there is one, the tensor,
+  ///   when the file cannot be read or any check fails
+  static file open(const std::filesystem::path& path);
+
+  /// Reads from memory that the caller keeps; same checks as `open`.
+  /// @throws carve::error when any check fails
+  static file parse(std::span<const std::byte> bytes);
+
+  /// The file's `__metadata__`, empty when it has none.
+  const std::map<std::string, std::string>& metadata() const;
+
+  /// All tensor names, in alphabetic order.
+  std::vector<std::string> names() const;
+
+  bool contains(std::string_view name) const;
+
+  /// @throws carve::error when the file has no tensor `name`; so do all
+  ///   functions below
+  const tensor_info& info(std::string_view name) const;
+
+  /// The tensor's bytes as they stand in the file, not aligned.
+  std::span<const std::byte> bytes(std::string_view name) const;
+
+  /// All elements, row-major, each exactly.
+  /// @throws carve::error for an I64 element that no double equals
+  std::vector<double> as_double(std::string_view name) const;
+
+  /// All elements, row-major, each exactly; an F32 NaN keeps its bits.
+  /// @throws carve::error when the dtype is not F32, F16 or BF16
+  std::vector<float> as_float(std::string_view name) const;
+
+  /// All elements, row-major.
+  /// @throws carve::error when the dtype is not I64 or I32
+  std::vector<std::int64_t> as_int64(std::string_view name) const;
+
+ private:
+  file() = default;
+  struct content;
+  std::shared_ptr<const content> content_;
+};
+
+/// Collects tensors and metadata, then writes them as one file.
+class writer {
+ public:
+  /// Sets one `__metadata__` entry; a second value for a key replaces the
+  /// first.
+  void set_metadata(const std::string& key, const std::string& value);
+
+  /// Adds a tensor of a floating-point `type`, each value rounded to it
+  /// (nearest even, see `carve::round_to`).
+  /// @throws carve::error when the name is taken or reserved, the shape is
+  ///   negative or does not have `values.size()` elements, or `type` is an
+  ///   integer type; so do the functions below, where it applies
+  void add(const std::string& name, dtype type,
+           const std::vector<std::int64_t>& shape,
+           std::span<const double> values);
+
+  /// Adds an I64 tensor.
+  void add_int64(const std::string& name,
+                 const std::vector<std::int64_t>& shape,
+                 std::span<const std::int64_t> values);
+
+  /// Adds a tensor from its bytes (row-major, little-endian), untouched.
+  void add_bytes(const std::string& name, dtype type,
+                 const std::vector<std::int64_t>& shape,
+                 std::span<const std::byte> values);
+
+  /// The bytes of the whole file.  The data starts at a multiple of 8 bytes,
+  /// and tensors of wide elements come first, so every tensor is aligned.
+  /// @throws carve::error when a name or a metadata string is not UTF-8
+  std::vector<std::byte> serialize() const;
+
+  /// Writes the file under a temporary name beside `path`, then renames it:
+  /// a reader sees the old file or the new one, whole.
+  /// @throws carve::error naming the path, when it exists and is not a regular
+  ///   file, or when the system refuses; the old file is then untouched
+  void save(const std::filesystem::path& path) const;
+
+ private:
+  struct entry {
+    safetensors::dtype dtype;
+    std::vector<std::int64_t> shape;
+    std::vector<std::byte> bytes;
+  };
+  void insert(const std::string& name, dtype type,
+              const std::vector<std::int64_t>& shape, std::size_t given,
+              std::vector<std::byte> bytes);
+  std::vector<std::pair<std::string_view, const entry*>> layout() const;
+  std::string header() const;
+
+  std::map<std::string, entry> entries_;
+  std::map<std::string, std::string> metadata_;
+};
+
+}  // namespace carve::safetensors
