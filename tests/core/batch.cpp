@@ -1,0 +1,288 @@
+// Does a batch treat its heads, sequences, layouts and activations as one
+// would by hand?
+#include "carve/batch.hpp"
+
+#include <cmath>
+#include <vector>
+
+#include "carve/double_double.hpp"
+#include "carve/dual.hpp"
+#include "catch.hpp"
+#include "random_problem.hpp"
+
+namespace {
+
+using namespace carve::tests;
+using carve::axis;
+using carve::chunked_solver;
+using carve::columnwise_solver;
+using carve::double_double;
+using carve::family;
+using carve::index_t;
+using carve::outputs;
+using carve::problem;
+using carve::recurrent_solver;
+using carve::run_options;
+using carve::tensor;
+using carve::tensor_shape;
+using carve::tensors;
+
+template <class T>
+double distance(const tensor<T>& x, const tensor<T>& y) {
+  REQUIRE(x.shape == y.shape);
+  double top = 0, bottom = 0;
+  for (std::size_t i = 0; i < x.data.size(); ++i) {
+    const double d =
+        carve::scalar_traits<T>::to_double(T(x.data[i] - y.data[i]));
+    const double r = carve::scalar_traits<T>::to_double(y.data[i]);
+    top += d * d, bottom += r * r;
+  }
+  return bottom == 0 ? std::sqrt(top) : std::sqrt(top / bottom);
+}
+
+// Tokens [t0, t1) of the single batch entry.
+template <class T>
+tensor<T> cut(const tensor<T>& x, index_t t0, index_t t1) {
+  if (!x.present()) return x;
+  tensor_shape shape = x.shape;
+  shape[1] = t1 - t0;
+  const std::size_t token = x.data.size() / static_cast<std::size_t>(x.dim(1));
+  return {shape, std::vector<T>(x.data.begin() + t0 * token,
+                                x.data.begin() + t1 * token)};
+}
+
+template <class T>
+problem<T> cut(problem<T> p, index_t t0, index_t t1) {
+  for (tensor<T> tensors<T>::*at :
+       {&tensors<T>::q, &tensors<T>::k, &tensors<T>::v, &tensors<T>::g,
+        &tensors<T>::beta, &tensors<T>::b, &tensors<T>::e, &tensors<T>::E,
+        &tensors<T>::w}) {
+    p.in.*at = cut(p.in.*at, t0, t1);
+  }
+  p.cu_seqlens.clear();
+  return p;
+}
+
+// The sum of gradients times directions, against the directional derivative.
+template <class T>
+void require_gradient(const problem<T>& p) {
+  using dual = carve::dual<T>;
+  const outputs<T> c = random_cotangents(p);
+  const auto r = carve::backward(p, c);
+  std::mt19937 random(9);
+  std::normal_distribution<double> normal;
+  problem<dual> q;
+  q.family = p.family, q.cu_seqlens = p.cu_seqlens, q.read = p.read;
+  q.state_v_first = p.state_v_first, q.act = p.act, q.window = p.window;
+  const auto from = tensors<T>::members();
+  const auto to = tensors<dual>::members();
+  for (std::size_t m = 0; m < from.size(); ++m) {
+    INFO(from[m].name);
+    const tensor<T>& x = p.in.*from[m].at;
+    if (!x.present()) continue;
+    // One tensor at a time, so that a failure names it.
+    problem<dual> moved = q;
+    T expected(0);
+    for (std::size_t n = 0; n < from.size(); ++n) {
+      moved.in.*to[n].at = carve::convert<dual>(
+          p.in.*from[n].at, [](const T& y) { return dual(y); });
+    }
+    for (std::size_t i = 0; i < x.data.size(); ++i) {
+      const T direction = T(normal(random));
+      (moved.in.*to[m].at).data[i].derivative = direction;
+      expected += direction * (r.gradients.*from[m].at).data[i];
+    }
+    const outputs<dual> out = carve::forward(moved);
+    T got(0);
+    for (std::size_t i = 0; i < out.o.data.size(); ++i) {
+      got += out.o.data[i].derivative * c.o.data[i];
+    }
+    for (std::size_t i = 0; i < out.final_state.data.size(); ++i) {
+      got += out.final_state.data[i].derivative * c.final_state.data[i];
+    }
+    const double error =
+        std::abs(carve::scalar_traits<T>::to_double(T(got - expected)));
+    REQUIRE(error <=
+            1e-28 * (1 + std::abs(carve::scalar_traits<T>::to_double(got))));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("every family's gradients are its derivative") {
+  for (const carve::family_info& f : carve::families) {
+    INFO(f.name);
+    require_gradient(random_problem<double_double>(f.id, {2, 7, 2, 4, 3, 2}));
+  }
+}
+
+TEST_CASE("gradients through activations are derivatives") {
+  auto p = random_problem<double_double>(family::gdn2, {1, 6, 2, 2, 3, 4});
+  p.act.l2norm = true;
+  p.act.b = carve::gate_activation::doubled_sigmoid;
+  p.act.w = carve::gate_activation::sigmoid;
+  p.in.A_log = tensor<double_double>({2}, {0.25, -0.5});
+  p.in.dt_bias = tensor<double_double>({2, 3}, {0.5, 1, -1, 0.25, 2, -2});
+  SECTION("softplus decay") {
+    p.act.decay = carve::decay_activation::softplus;
+    require_gradient(p);
+  }
+  SECTION("bounded decay") {
+    p.act.decay = carve::decay_activation::bounded;
+    require_gradient(p);
+  }
+  SECTION("per head, sigmoid beta") {
+    p = random_problem<double_double>(family::gdn, {1, 6, 2, 2, 3, 4});
+    p.act.decay = carve::decay_activation::softplus;
+    p.act.beta = carve::gate_activation::doubled_sigmoid;
+    p.in.dt_bias = tensor<double_double>({2}, {0.5, 1});
+    require_gradient(p);
+  }
+}
+
+TEST_CASE("activations have their published values") {
+  carve::activations act;
+  act.decay = carve::decay_activation::softplus;
+  const tensor<double> x({1, 1, 1}, {0.3});
+  const tensor<double> A({1}, {0.7}), bias({1}, {0.2});
+  REQUIRE(carve::activate_decay(act, x, A, bias).data[0] ==
+          Approx(-std::exp(0.7) * std::log1p(std::exp(0.5))));
+  act.decay = carve::decay_activation::bounded;
+  act.lower_bound = -4;
+  REQUIRE(carve::activate_decay(act, x, A, bias).data[0] ==
+          Approx(-4 / (1 + std::exp(-std::exp(0.7) * 0.5))));
+  const tensor<double> y({2}, {3.0, 4.0});
+  REQUIRE(carve::l2_normalise(y).data[1] == Approx(4 / std::sqrt(25 + 1e-6)));
+}
+
+TEST_CASE("packed sequences equal separate ones, empty ones included") {
+  auto p = random_problem<double>(family::gdn2, {1, 11, 2, 4, 3, 2});
+  p.cu_seqlens = {0, 4, 4, 11};
+  const tensor<double> states = [] {
+    auto three = random_problem<double>(family::gdn2, {3, 1, 2, 4, 3, 2}, 5);
+    return three.in.initial_state;
+  }();
+  p.in.initial_state = states;
+  const outputs<double> c = random_cotangents(p);
+  const auto all = carve::backward(p, c);
+  const std::size_t one = states.data.size() / 3;
+  for (std::size_t n = 0; n < 3; ++n) {
+    const auto state = [&](const tensor<double>& x) {
+      return tensor<double>({1, 4, 3, 2}, {x.data.begin() + n * one,
+                                           x.data.begin() + (n + 1) * one});
+    };
+    const index_t t0 = p.cu_seqlens[n], t1 = p.cu_seqlens[n + 1];
+    auto alone = cut(p, t0, t1);
+    alone.in.initial_state = state(states);
+    const auto r =
+        carve::backward(alone, {cut(c.o, t0, t1), state(c.final_state)});
+    REQUIRE(r.out.o.data == cut(all.out.o, t0, t1).data);
+    REQUIRE(r.out.final_state.data == state(all.out.final_state).data);
+    REQUIRE(r.gradients.k.data == cut(all.gradients.k, t0, t1).data);
+    REQUIRE(r.gradients.initial_state.data ==
+            state(all.gradients.initial_state).data);
+    if (t0 == t1) REQUIRE(r.out.final_state.data == state(states).data);
+  }
+}
+
+TEST_CASE("value heads of a group share their query and key head") {
+  const auto p = random_problem<double>(family::kda, {2, 5, 2, 6, 3, 4});
+  auto wide = p;
+  // Repeat each query and key head three times in a row.
+  for (tensor<double> tensors<double>::*at :
+       {&tensors<double>::q, &tensors<double>::k}) {
+    const tensor<double>& x = p.in.*at;
+    tensor<double> y({2, 5, 6, 3});
+    for (std::size_t i = 0; i < y.data.size(); ++i) {
+      const std::size_t token = i / 18, head = i / 3 % 6;
+      y.data[i] = x.data[(token * 2 + head / 3) * 3 + i % 3];
+    }
+    wide.in.*at = y;
+  }
+  const outputs<double> c = random_cotangents(p);
+  const auto grouped = carve::backward(p, c),
+             repeated = carve::backward(wide, c);
+  REQUIRE(grouped.out.o.data == repeated.out.o.data);
+  REQUIRE(grouped.gradients.v.data == repeated.gradients.v.data);
+  tensor<double> sum({2, 5, 2, 3});
+  for (std::size_t i = 0; i < repeated.gradients.k.data.size(); ++i) {
+    const std::size_t token = i / 18, head = i / 3 % 6;
+    sum.data[(token * 2 + head / 3) * 3 + i % 3] +=
+        repeated.gradients.k.data[i];
+  }
+  REQUIRE(distance(grouped.gradients.k, sum) <= 1e-15);
+}
+
+TEST_CASE("states may lie with the value axis first") {
+  const auto p = random_problem<double>(family::gdn2, {2, 5, 1, 1, 3, 4});
+  const outputs<double> c = random_cotangents(p);
+  const auto turn = [](const tensor<double>& x) {
+    tensor<double> y({x.dim(0), x.dim(1), x.dim(3), x.dim(2)});
+    const index_t K = x.dim(2), V = x.dim(3);
+    for (index_t i = 0; i < static_cast<index_t>(x.data.size()); ++i) {
+      const index_t state = i / (K * V), k = i / V % K, v = i % V;
+      y.data[state * K * V + v * K + k] = x.data[i];
+    }
+    return y;
+  };
+  auto q = p;
+  q.state_v_first = true;
+  q.in.initial_state = turn(p.in.initial_state);
+  const auto r = carve::backward(p, c);
+  const auto s = carve::backward(q, {c.o, turn(c.final_state)});
+  REQUIRE(s.out.o.data == r.out.o.data);
+  REQUIRE(s.out.final_state.data == turn(r.out.final_state).data);
+  REQUIRE(s.gradients.initial_state.data ==
+          turn(r.gradients.initial_state).data);
+}
+
+TEST_CASE("the number of threads changes no bit") {
+  const auto p = random_problem<double>(family::gdn2, {2, 9, 2, 4, 5, 6});
+  const outputs<double> c = random_cotangents(p);
+  const auto one =
+      carve::backward(p, c, recurrent_solver{}, run_options{1, {}});
+  const auto four =
+      carve::backward(p, c, recurrent_solver{}, run_options{4, {}});
+  REQUIRE(one.out.o.data == four.out.o.data);
+  REQUIRE(one.gradients.q.data == four.gradients.q.data);
+}
+
+TEST_CASE("progress counts every task once") {
+  const auto p = random_problem<double>(family::gdn2, {3, 4, 2, 2, 2, 2});
+  index_t last = 0, total = 0;
+  run_options run;
+  run.threads = 2;
+  run.progress = [&](index_t done, index_t all) {
+    REQUIRE(done == last + 1);
+    last = done, total = all;
+  };
+  carve::forward(p, recurrent_solver{}, run);
+  REQUIRE(last == 6);
+  REQUIRE(total == 6);
+}
+
+TEST_CASE("solvers agree on batches of every family they apply to") {
+  for (const carve::family_info& f : carve::families) {
+    INFO(f.name);
+    const auto p = random_problem<double_double>(f.id, {1, 21, 1, 2, 3, 4});
+    const auto c = random_cotangents(p);
+    const auto expected = carve::backward(p, c);
+    const auto compare = [&](const auto& got) {
+      REQUIRE(distance(got.out.o, expected.out.o) <= 1e-29);
+      for (const auto& m : tensors<double_double>::members()) {
+        INFO(m.name);
+        if ((p.in.*m.at).present()) {
+          REQUIRE(distance(got.gradients.*m.at, expected.gradients.*m.at) <=
+                  1e-28);
+        }
+      }
+    };
+    compare(carve::backward(p, c, columnwise_solver{8}));
+    if (f.erase == axis::value || f.erase == axis::mask) {
+      REQUIRE_THROWS_AS(carve::forward(p, chunked_solver<>{8, {}}),
+                        carve::error);
+    } else {
+      compare(carve::backward(p, c, chunked_solver<>{8, {}}));
+    }
+  }
+}

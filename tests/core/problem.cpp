@@ -1,0 +1,96 @@
+// Does every unusable problem say what is wrong with it?
+#include "carve/problem.hpp"
+
+#include <limits>
+
+#include "catch.hpp"
+#include "random_problem.hpp"
+
+namespace {
+
+using namespace carve::tests;
+using carve::check;
+using carve::family;
+using carve::tensor;
+
+auto gdn2() { return random_problem<double>(family::gdn2, {1, 8, 2, 4, 4, 3}); }
+
+}  // namespace
+
+TEST_CASE("sizes are read off the tensors") {
+  const carve::dimensions n = check(gdn2());
+  REQUIRE(n.T == 8);
+  REQUIRE(n.HV == 4);
+  REQUIRE(n.N == 1);
+}
+
+TEST_CASE("a missing tensor is named with what the family needs") {
+  auto p = gdn2();
+  p.in.b = {};
+  REQUIRE_THROWS_WITH(check(p), "b: missing; family gdn2 needs [q,k,v,g,b,w]");
+}
+
+TEST_CASE("a tensor of another family is refused") {
+  auto p = gdn2();
+  p.in.beta = tensor<double>({1, 8, 4});
+  REQUIRE_THROWS_WITH(
+      check(p), "beta: not a tensor of family gdn2, which takes [q,k,v,g,b,w]");
+}
+
+TEST_CASE("a wrong shape is named with the one expected") {
+  auto p = gdn2();
+  SECTION("k") {
+    p.in.k = tensor<double>({1, 8, 2, 5});
+    REQUIRE_THROWS_WITH(check(p),
+                        "k: expected [1,8,2,4] like q, got [1,8,2,5]");
+  }
+  SECTION("v") {
+    p.in.v = tensor<double>({1, 8, 3, 3});
+    REQUIRE_THROWS_WITH(
+        check(p),
+        "v: expected [1,8,HV,V] with HV a multiple of 2, got [1,8,3,3]");
+  }
+  SECTION("g") {
+    p.in.g = tensor<double>({1, 8, 4, 3});
+    REQUIRE_THROWS_WITH(check(p),
+                        "g: expected [1,8,4,4] or [1,8,2,4] or [1,8,4] or "
+                        "[1,8,2], got [1,8,4,3]");
+  }
+  SECTION("initial_state") {
+    p.in.initial_state = tensor<double>({1, 4, 3, 4});
+    REQUIRE_THROWS_WITH(check(p),
+                        "initial_state: expected [1,4,4,3] ([N,HV,K,V]), got "
+                        "[1,4,3,4]");
+  }
+}
+
+TEST_CASE("cu_seqlens that are no offsets are refused") {
+  auto p = gdn2();
+  p.in.initial_state = {};
+  p.cu_seqlens = {0, 5, 3, 8};
+  REQUIRE_THROWS_WITH(check(p),
+                      "cu_seqlens: expected offsets that never decrease, got "
+                      "5 then 3 at entry 2");
+  p.cu_seqlens = {1, 8};
+  REQUIRE_THROWS_WITH(check(p),
+                      "cu_seqlens: expected at least two offsets, the first "
+                      "0, got [1,8]");
+  p.cu_seqlens = {0, 7};
+  REQUIRE_THROWS_WITH(
+      check(p), "cu_seqlens: expected the last offset to be T = 8, got 7");
+}
+
+TEST_CASE("a NaN in an input is refused with its place") {
+  auto p = gdn2();
+  p.in.k.data[4 * 2 + 3] = std::numeric_limits<double>::quiet_NaN();
+  REQUIRE_THROWS_WITH(check(p),
+                      "k: expected finite numbers, got a NaN or an infinity "
+                      "at [0,1,0,3]");
+}
+
+TEST_CASE("an unknown name lists the known ones") {
+  REQUIRE_THROWS_WITH(
+      carve::family_named("gdn3"),
+      "family: expected one of linear, mamba2, gla, delta, gdn, kda, gdn2, "
+      "value_erase, full_erase, carve, got \"gdn3\"");
+}

@@ -1,0 +1,124 @@
+// Do the chunked and the column-by-column form equal the recurrence, forward
+// and backward, over a field where nothing rounds?
+#include <random>
+
+#include "carve/prime_field.hpp"
+#include "carve/solver.hpp"
+#include "catch.hpp"
+#include "random_head.hpp"
+
+namespace {
+
+using namespace carve::tests;
+using carve::chunked_solver;
+using carve::columnwise_solver;
+using carve::index_t;
+using carve::readout;
+using carve::recurrent_solver;
+using field = carve::prime_61;
+
+struct fixture {
+  head_shape shape;
+  erase along;
+  head_tensors<field> x;
+  std::vector<field> dO, dS;
+  std::mt19937_64 random{20261122};
+
+  fixture(head_shape s, erase gate) : shape(s), along(gate) {
+    const auto draw = [this] { return field::uniform(random); };
+    x = fill<field>(s, gate, draw);
+    for (index_t i = 0; i < s.T * s.V; ++i) dO.push_back(draw());
+    for (index_t i = 0; i < s.K * s.V; ++i) dS.push_back(draw());
+  }
+
+  template <class Solver>
+  walk_result<field> run(readout read, const Solver& solver) const {
+    return walk(head_of(x, shape, read), shape, along, dO, dS, solver);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("the chunked form equals the recurrence for erase on the key axis") {
+  const fixture f({37, 3, 4}, erase::key);
+  for (const readout read : {readout::after, readout::before}) {
+    const auto expected = f.run(read, recurrent_solver{});
+    for (const index_t C : {1, 2, 5, 16, 17, 37, 64}) {
+      CAPTURE(C);
+      REQUIRE(f.run(read, chunked_solver<>{C, {}}) == expected);
+    }
+  }
+}
+
+TEST_CASE("the chunked form equals the recurrence when nothing is erased") {
+  const fixture f({19, 2, 3}, erase::none);
+  for (const readout read : {readout::after, readout::before}) {
+    REQUIRE(f.run(read, chunked_solver<>{8, {}}) ==
+            f.run(read, recurrent_solver{}));
+  }
+}
+
+TEST_CASE("the column-by-column form equals the recurrence for every gate") {
+  const erase along = GENERATE(erase::key, erase::value, erase::mask);
+  const fixture f({23, 3, 4}, along);
+  for (const readout read : {readout::after, readout::before}) {
+    const auto expected = f.run(read, recurrent_solver{});
+    for (const index_t C : {1, 4, 23, 32}) {
+      CAPTURE(C);
+      REQUIRE(f.run(read, columnwise_solver{C}) == expected);
+    }
+  }
+}
+
+TEST_CASE(
+    "the chunked form takes a value gate that is constant where coupled") {
+  fixture f({12, 3, 4}, erase::value);
+  const index_t C = 4;
+  for (index_t t = 0; t < f.shape.T; ++t) {
+    if (t % C == 0) continue;  // the first token of a chunk is coupled to none
+    for (index_t j = 1; j < f.shape.V; ++j) {
+      f.x.e[t * f.shape.V + j] = f.x.e[t * f.shape.V];
+    }
+  }
+  REQUIRE(f.run(readout::after, chunked_solver<>{C, {}}) ==
+          f.run(readout::after, recurrent_solver{}));
+}
+
+TEST_CASE("a mask with equal columns is a key-axis gate") {
+  fixture f({9, 3, 4}, erase::mask);
+  for (std::size_t i = 0; i < f.x.mask.size(); ++i) {
+    f.x.mask[i] = f.x.mask[i / 4 * 4];
+  }
+  const auto p = head_of(f.x, f.shape, readout::after);
+  std::vector<field> o1(9 * 4), o2 = o1;
+  carve::recurrent_forward(p, rows_of<field>(o1, 4), {});
+  carve::chunked_forward(p, 4, rows_of<field>(o2, 4), {});
+  REQUIRE(o1 == o2);
+}
+
+TEST_CASE("a gate that varies over value channels is refused with its token") {
+  const fixture f({6, 2, 3}, erase::value);
+  const auto p = head_of(f.x, f.shape, readout::after);
+  const carve::wy_verdict verdict = carve::wy_applies(p, 4);
+  REQUIRE_FALSE(verdict.applies);
+  REQUIRE(verdict.token == 1);
+  REQUIRE_THROWS_AS(carve::chunked_forward(p, 4, carve::rows<field>{}, {}),
+                    carve::error);
+  REQUIRE(carve::wy_applies(p, 1).applies);
+}
+
+TEST_CASE("one value channel or orthogonal keys keep the WY form") {
+  const fixture one({6, 2, 1}, erase::value);
+  REQUIRE(carve::wy_applies(head_of(one.x, one.shape, readout::after), 6));
+  fixture f({2, 2, 3}, erase::value);
+  f.x.k = {field(1), field(0), field(0), field(1)};
+  f.x.b.assign(4, field(1));
+  REQUIRE(carve::wy_applies(head_of(f.x, f.shape, readout::after), 2));
+}
+
+TEST_CASE("a chunk length below one is refused") {
+  const fixture f({2, 2, 2}, erase::key);
+  const auto p = head_of(f.x, f.shape, readout::after);
+  REQUIRE_THROWS_WITH(carve::chunked_forward(p, 0, carve::rows<field>{}, {}),
+                      "chunk: expected a length of at least 1, got 0");
+}
