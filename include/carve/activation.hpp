@@ -28,11 +28,11 @@ enum class gate_activation {
 /// The activations of one problem. `doubled_sigmoid` on `beta` doubles erase
 /// and write (GDN, KDA); on `b` it doubles the erase alone (GDN-2).
 struct activations {
-  decay_activation decay = decay_activation::none;
+  decay_activation decay = decay_activation::none;  ///< of `g`
   double lower_bound = -5;  ///< of `g`, for decay_activation::bounded
-  gate_activation beta = gate_activation::none;
-  gate_activation b = gate_activation::none;
-  gate_activation w = gate_activation::none;
+  gate_activation beta = gate_activation::none;  ///< of `beta`
+  gate_activation b = gate_activation::none;     ///< of `b`
+  gate_activation w = gate_activation::none;     ///< of `w`
   bool l2norm = false;  ///< q and k are divided by `sqrt(sum x^2 + 1e-6)`
 };
 
@@ -56,7 +56,7 @@ inline gate_activation gate_activation_named(std::string_view name) {
               "got \"", name, "\"");
 }
 
-/// The gate of logits `x`.
+/// The gate of logits `x`, element by element, in any shape.
 template <real T>
 tensor<T> activate(gate_activation f, tensor<T> x) {
   if (f == gate_activation::none) return x;
@@ -91,8 +91,8 @@ tensor<T> l2_normalise(tensor<T> x) {
   return x;
 }
 
-/// The way back of `l2_normalise`, with y its value:
-/// `dx = (dy - y (y . dy)) / norm`.
+/// The way back of `l2_normalise`: with y its value and n the norm,
+/// `dx_i = (dy_i - y_i sum_j y_j dy_j) / n`.
 template <real T>
 tensor<T> l2_normalise_back(const tensor<T>& x, tensor<T> dy) {
   const std::size_t n = static_cast<std::size_t>(x.dim(-1));

@@ -17,7 +17,7 @@ namespace carve {
 /// Outputs together with the gradients of everything that went in.
 template <class T>
 struct gradient_result {
-  outputs<T> out;
+  outputs<T> out;        ///< outputs and final states
   tensors<T> gradients;  ///< of each tensor present in problem::in
 };
 
@@ -56,6 +56,7 @@ class batch {
     }
   }
 
+  /// The sizes that check() found.
   const dimensions& size() const { return n_; }
 
   /// Value head `hv` of sequence `n`.
@@ -100,7 +101,9 @@ class batch {
             {&x_.w_up.data[hv * n_.K * n_.rho], n_.rho, 1}};
   }
 
-  /// Its place in a tensor `[B,T,HV,V]`.
+  /// Tokens of sequence `n` and value head `hv` in a tensor `[B,T,HV,V]`; in
+  /// one with H heads those of head `hv / (HV / H)`, in one without a channel
+  /// axis a broadcast number per token.  An absent tensor gives a null view.
   template <class U, class Tensor>
   rows<U> view(Tensor& x, index_t n, index_t hv) const {
     if (!x.present()) return {};
@@ -111,7 +114,8 @@ class batch {
             x.rank() == 4 ? 1 : 0};
   }
 
-  /// Its place in a tensor of states.
+  /// State of sequence `n` and value head `hv`, in the storage order of
+  /// problem::state_v_first.
   template <class U, class Tensor>
   state_view<U> states(Tensor& x, index_t n, index_t hv) const {
     if (!x.present()) return {};
@@ -120,6 +124,9 @@ class batch {
                             : state_view<U>{data, n_.V, 1};
   }
 
+  /// A tensor of zeros for the outputs `[B,T,HV,V]`, or for the final states
+  /// `[N,HV,K,V]` (`[N,HV,V,K]` if state_v_first).
+  ///@{
   tensor<T> zero_outputs() const {
     return tensor<T>({n_.B, n_.T, n_.HV, n_.V});
   }
@@ -127,6 +134,7 @@ class batch {
     return tensor<T>(p_.state_v_first ? tensor_shape{n_.N, n_.HV, n_.V, n_.K}
                                       : tensor_shape{n_.N, n_.HV, n_.K, n_.V});
   }
+  ///@}
 
   /// Cotangents of the raw inputs from those of the activated ones.
   void activations_back(tensors<T>& d) const {

@@ -18,9 +18,10 @@ namespace carve {
 
 /// Whether one inverse serves every value column.
 struct wy_verdict {
-  bool applies = true;
-  index_t token = -1;  ///< first token that forbids it
-  std::string reason;  ///< why, in words
+  bool applies = true;  ///< it does
+  index_t token = -1;   ///< first token that forbids it
+  std::string reason;   ///< why, in words
+  /// `applies`
   explicit operator bool() const { return applies; }
 };
 
@@ -334,9 +335,9 @@ head<T> without_mask(head<T> p) {
 /// Whether one inverse `T` a chunk reproduces every value column for every
 /// right-hand side. It does if and only if, for every token of the chunk whose
 /// row of L is not zero, `e_t` is constant along the value axis; a full mask
-/// must have equal columns. Hence erase on the key axis always allows it; C =
-/// 1, V = 1, orthogonal keys and the first token of a chunk are the exceptions
-/// for erase on the value axis.
+/// must have equal columns. Hence erase on the key axis always allows it; for
+/// erase on the value axis the exceptions are a chunk of one token, a single
+/// value channel, orthogonal keys, and the first token of a chunk.
 /// @param[in] C  chunk length, at least 1.
 template <class T>
 wy_verdict wy_applies(const head<T>& p, index_t C) {

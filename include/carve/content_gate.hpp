@@ -37,6 +37,7 @@ struct content_gate_gradients {
 
 /// `f(x) = 1 / (1 + exp(-x))`, the activation of the model.
 struct sigmoid_activation {
+  /// f(x)
   template <class T>
   T value(const T& x) const {
     return sigmoid(x);

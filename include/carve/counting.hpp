@@ -17,16 +17,19 @@ namespace carve {
 /// Operations of this thread since the last reset.  A difference counts as an
 /// addition; negation, comparison and `abs` are free.
 struct operation_counts {
-  std::uint64_t additions = 0;
-  std::uint64_t multiplications = 0;
-  std::uint64_t divisions = 0;
+  std::uint64_t additions = 0;        ///< sums and differences
+  std::uint64_t multiplications = 0;  ///< products
+  std::uint64_t divisions = 0;        ///< quotients
   /// exp, expm1, log, log1p and sqrt
   std::uint64_t transcendentals = 0;
 
+  /// All four counts agree.
   friend bool operator==(const operation_counts&,
                          const operation_counts&) = default;
 
+  /// The counts of the calling thread so far.
   static operation_counts read() { return now(); }
+  /// Sets the counts of the calling thread to zero.
   static void reset() { now() = {}; }
 
   /// The counters of the calling thread.
@@ -42,8 +45,8 @@ struct operation_counts {
 /// bit.
 template <class T>
 struct counting {
-  T value{};
-  std::uint64_t depth = 0;
+  T value{};                ///< what T computes
+  std::uint64_t depth = 0;  ///< operations on the longest chain up to here
 
   constexpr counting() = default;
 
@@ -52,9 +55,13 @@ struct counting {
   requires std::convertible_to<U, T>
   constexpr counting(const U& input) : value(input) {}
 
+  /// A value at the end of a chain of that length.
   constexpr counting(const T& v, std::uint64_t chain)
       : value(v), depth(chain) {}
 
+  /// Arithmetic of T.  Every operator but the negation counts one operation,
+  /// and its result has depth `max(depth a, depth b) + 1`.
+  ///@{
   friend counting operator+(const counting& a, const counting& b) {
     ++operation_counts::now().additions;
     return {a.value + b.value, after(a, b)};
@@ -80,7 +87,10 @@ struct counting {
   counting& operator/=(const counting& b) requires(scalar_traits<T>::is_field) {
     return *this = *this / b;
   }
+  ///@}
 
+  /// Comparisons look at the values alone and are free.
+  ///@{
   friend bool operator==(const counting& a, const counting& b) {
     return a.value == b.value;
   }
@@ -94,7 +104,9 @@ struct counting {
   friend bool operator>=(const counting& a, const counting& b) {
     return b <= a;
   }
+  ///@}
 
+  /// Writes the value.
   friend std::ostream& operator<<(std::ostream& out, const counting& a) {
     return out << a.value;
   }

@@ -31,10 +31,14 @@ static_assert(FLT_EVAL_METHOD == 0,
 ///
 /// With \f$ u = 2^{-53} \f$ the relative errors are at most
 /// - \f$ 3u^2/(1-4u) \f$ for `+` and `-` (Algorithm 6 of the paper above),
-/// - \f$ 7u^2 \f$ for `*` (its Algorithm 10; lowered to \f$ 5u^2 \f$ by Muller
-///   and Rideau, ACM TOMS 48(1), 2022),
-/// - \f$ 15u^2 + 56u^3 \f$ for `/` (its Algorithm 17),
-/// - \f$ \frac{25}{8}u^2 \f$ for `sqrt` (Lefevre et al., ACM TOMS 49(1), 2023),
+/// - \f$ 5u^2 \f$ for `*` (its Algorithm 10, there with \f$ 7u^2 \f$; lowered
+///   by Muller and Rideau, "Formalization of double-word arithmetic", ACM TOMS
+///   48(1), 2022),
+/// - \f$ 15u^2 + 56u^3 \f$ for `/` (its Algorithm 17; the bound is proved for a
+///   product by Algorithm 7 within, and said there to change little with the
+///   shorter Algorithm 9 that stands here),
+/// - \f$ \frac{25}{8}u^2 \f$ for `sqrt` (Lefevre, Louvet, Muller, Picot and
+///   Rideau, ACM TOMS 49(1), 2023),
 ///
 /// as long as no error term falls below \f$ 2^{-1074} \f$: products under about
 /// \f$ 2^{-968} \f$ keep only an absolute accuracy of a few \f$ 2^{-1074} \f$.
@@ -42,8 +46,8 @@ static_assert(FLT_EVAL_METHOD == 0,
 /// `+` and `*` may turn an infinity into a NaN.  They do not keep the sign of
 /// zero.
 struct double_double {
-  double hi = 0;
-  double lo = 0;
+  double hi = 0;  ///< the number, rounded to double
+  double lo = 0;  ///< what that rounding left
 
   constexpr double_double() = default;
 
@@ -71,11 +75,15 @@ struct double_double {
     }
   }
 
+  /// To a narrower type.  `double` takes `hi`, which is the nearest; `float`
+  /// rounds `hi` again; `long double` rounds the sum.
+  ///@{
   explicit constexpr operator float() const { return static_cast<float>(hi); }
   explicit constexpr operator double() const { return hi; }
   explicit constexpr operator long double() const {
     return static_cast<long double>(hi) + static_cast<long double>(lo);
   }
+  ///@}
 };
 
 namespace detail {
@@ -101,6 +109,8 @@ CARVE_INLINE double_double two_prod(double a, double b) {
 
 }  // namespace detail
 
+/// Arithmetic with the error bounds of the class; negation is exact.
+///@{
 CARVE_INLINE double_double operator-(double_double a) { return {-a.hi, -a.lo}; }
 
 CARVE_INLINE double_double operator+(double_double a, double_double b) {
@@ -142,7 +152,10 @@ CARVE_INLINE double_double& operator*=(double_double& a, double_double b) {
 CARVE_INLINE double_double& operator/=(double_double& a, double_double b) {
   return a = a / b;
 }
+///@}
 
+/// Comparisons of the exact values; false where a NaN stands.
+///@{
 CARVE_INLINE bool operator==(double_double a, double_double b) {
   return a.hi == b.hi && a.lo == b.lo;
 }
@@ -156,6 +169,7 @@ CARVE_INLINE bool operator>(double_double a, double_double b) { return b < a; }
 CARVE_INLINE bool operator>=(double_double a, double_double b) {
   return b <= a;
 }
+///@}
 
 /// \f$ 2^k x \f$
 inline double_double ldexp(double_double x, int k) {

@@ -20,8 +20,8 @@ namespace carve {
 /// quotient needs a divisor whose value is invertible.
 template <class T>
 struct dual {
-  T value{};
-  T derivative{};
+  T value{};       ///< a
+  T derivative{};  ///< a', the derivative along the direction
 
   constexpr dual() = default;
 
@@ -30,8 +30,12 @@ struct dual {
   requires std::convertible_to<U, T>
   constexpr dual(const U& constant) : value(constant), derivative(0) {}
 
+  /// A variable: derivative 1 along the direction that is asked for.
   constexpr dual(const T& v, const T& d) : value(v), derivative(d) {}
 
+  /// Sum, difference and product by the rules of differentiation:
+  /// \f$ (ab)' = ab' + a'b \f$.
+  ///@{
   friend dual operator+(const dual& a, const dual& b) {
     return {a.value + b.value, a.derivative + b.derivative};
   }
@@ -42,6 +46,7 @@ struct dual {
   friend dual operator*(const dual& a, const dual& b) {
     return {a.value * b.value, a.value * b.derivative + a.derivative * b.value};
   }
+  ///@}
   /// \f$ (a/b)' = (a' - (a/b) b') / b \f$
   friend dual operator/(const dual& a,
                         const dual& b) requires(scalar_traits<T>::is_field) {
@@ -49,13 +54,18 @@ struct dual {
     return {q, (a.derivative - q * b.derivative) / b.value};
   }
 
+  /// The same in place.
+  ///@{
   dual& operator+=(const dual& b) { return *this = *this + b; }
   dual& operator-=(const dual& b) { return *this = *this - b; }
   dual& operator*=(const dual& b) { return *this = *this * b; }
   dual& operator/=(const dual& b) requires(scalar_traits<T>::is_field) {
     return *this = *this / b;
   }
+  ///@}
 
+  /// `==` compares values and derivatives, the others values alone.
+  ///@{
   friend bool operator==(const dual& a, const dual& b) {
     return a.value == b.value && a.derivative == b.derivative;
   }
@@ -67,7 +77,9 @@ struct dual {
     return a.value <= b.value;
   }
   friend bool operator>=(const dual& a, const dual& b) { return b <= a; }
+  ///@}
 
+  /// Writes `a + a' eps`.
   friend std::ostream& operator<<(std::ostream& out, const dual& a) {
     return out << a.value << " + " << a.derivative << " eps";
   }

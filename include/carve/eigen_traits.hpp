@@ -21,10 +21,13 @@ namespace carve {
 /// meaningful for it, norms and decompositions with pivots are not.
 template <class T, int add_cost, int multiply_cost>
 struct eigen_traits {
+  /// The types that Eigen derives from a scalar: all are the scalar itself.
+  ///@{
   using Real = T;
   using NonInteger = T;
   using Nested = T;
   using Literal = T;
+  ///@}
 
   enum {
     IsComplex = 0,
@@ -36,6 +39,7 @@ struct eigen_traits {
     MulCost = multiply_cost
   };
 
+  /// Distance from one to the next number; 0 for an exact scalar.
   static T epsilon() {
     if constexpr (scalar_traits<T>::exact) {
       return T(0);
@@ -43,15 +47,23 @@ struct eigen_traits {
       return std::numeric_limits<T>::epsilon();
     }
   }
+  /// What Eigen's fuzzy comparisons call equal: 1000 epsilon.
   static T dummy_precision() { return epsilon() * T(1000); }
+  /// As in `std::numeric_limits<T>`.
+  ///@{
   static T highest() { return std::numeric_limits<T>::max(); }
   static T lowest() { return std::numeric_limits<T>::lowest(); }
   static T infinity() { return std::numeric_limits<T>::infinity(); }
   static T quiet_NaN() { return std::numeric_limits<T>::quiet_NaN(); }
+  ///@}
+  /// Decimal digits carried, and digits that print a number without loss; 0 for
+  /// an exact scalar.
+  ///@{
   static constexpr int digits10() { return scalar_traits<T>::digits; }
   static constexpr int max_digits10() {
     return scalar_traits<T>::exact ? 0 : scalar_traits<T>::digits + 2;
   }
+  ///@}
 };
 
 }  // namespace carve

@@ -35,12 +35,15 @@ enum class axis {
 
 /// One row of the family's table.
 struct family_info {
-  family id;
+  family id;               ///< which member
   std::string_view name;   ///< as in file metadata and on the command line
   std::string_view title;  ///< as in the literature
+  /// Along what each gate varies.
+  ///@{
   axis decay, erase, write;
-  bool tied;  ///< erase and write gate are one tensor, `beta`
-  std::string_view source;
+  ///@}
+  bool tied;                ///< erase and write gate are one tensor, `beta`
+  std::string_view source;  ///< the paper that defines it
 };
 
 /// The table. A gate that a member lacks is one; a member whose erase axis is

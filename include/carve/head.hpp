@@ -8,6 +8,7 @@
 
 namespace carve {
 
+/// Sizes, positions and strides; signed, so that a step back is a number too.
 using index_t = std::ptrdiff_t;
 
 /// A `[tokens, channels]` tensor of one head, seen through strides (counted in
@@ -17,13 +18,15 @@ using index_t = std::ptrdiff_t;
 /// gates tied to the same memory sum theirs.  A null view means "absent".
 template <class T>
 struct rows {
-  T* data = nullptr;
-  index_t token = 0;
-  index_t channel = 1;
+  T* data = nullptr;    ///< element [0,0]
+  index_t token = 0;    ///< stride of the token axis
+  index_t channel = 1;  ///< stride of the channel axis
 
+  /// Element [t,i].
   T& operator()(index_t t, index_t i) const {
     return data[t * token + i * channel];
   }
+  /// Not absent.
   explicit operator bool() const { return data != nullptr; }
   /// The same tensor from token `t` on.
   rows from(index_t t) const {
@@ -33,6 +36,7 @@ struct rows {
   rows from_channel(index_t i) const {
     return data ? rows{data + i * channel, token, channel} : rows{};
   }
+  /// The same view, read-only.
   operator rows<const T>() const requires(!std::is_const_v<T>) {
     return {data, token, channel};
   }
@@ -42,14 +46,17 @@ struct rows {
 /// (`state_v_first`) a matter of the caller.
 template <class T>
 struct state_view {
-  T* data = nullptr;
-  index_t key = 0;
-  index_t value = 1;
+  T* data = nullptr;  ///< element [0,0]
+  index_t key = 0;    ///< stride of the key axis
+  index_t value = 1;  ///< stride of the value axis
 
+  /// Element [i,j], key channel i and value channel j.
   T& operator()(index_t i, index_t j) const {
     return data[i * key + j * value];
   }
+  /// Not absent.
   explicit operator bool() const { return data != nullptr; }
+  /// The same view, read-only.
   operator state_view<const T>() const requires(!std::is_const_v<T>) {
     return {data, key, value};
   }
@@ -58,14 +65,16 @@ struct state_view {
 /// A `[tokens, K, V]` tensor of one head: the full-mask erase gate.
 template <class T>
 struct masks {
-  T* data = nullptr;
-  index_t token = 0;
-  index_t key = 0;
-  index_t value = 1;
+  T* data = nullptr;  ///< element [0,0,0]
+  index_t token = 0;  ///< stride of the token axis
+  index_t key = 0;    ///< stride of the key axis
+  index_t value = 1;  ///< stride of the value axis
 
+  /// Element [t,i,j], key channel i and value channel j.
   T& operator()(index_t t, index_t i, index_t j) const {
     return data[t * token + i * key + j * value];
   }
+  /// Not absent.
   explicit operator bool() const { return data != nullptr; }
   /// The same tensor from token `t` on.
   masks from(index_t t) const {
@@ -73,6 +82,7 @@ struct masks {
   }
   /// The `[tokens, K]` gate that value channel `j` sees.
   rows<T> column(index_t j) const { return {data + j * value, token, key}; }
+  /// The same view, read-only.
   operator masks<const T>() const requires(!std::is_const_v<T>) {
     return {data, token, key, value};
   }
@@ -96,7 +106,7 @@ enum class readout {
 /// there are any, for the solvers that form decay ratios by an exponential.
 template <class T>
 struct head {
-  index_t tokens = 0;
+  index_t tokens = 0;  ///< T
   index_t keys = 0;    ///< K, key channels
   index_t values = 0;  ///< V, value channels
   rows<const T> q;     ///< query [T,K]
@@ -114,7 +124,7 @@ struct head {
   bool erases = true;      ///< false: nothing is erased (linear attention)
   state_view<const T> S0;  ///< start state; absent: zero
   T scale = T(1);          ///< factor of the read-out
-  readout read = readout::after;
+  readout read = readout::after;  ///< of which state
 
   /// Tokens `[t0, t0 + n)` as a head of their own, with start state `S`.
   head segment(index_t t0, index_t n, state_view<const T> S) const {
@@ -135,9 +145,12 @@ struct head {
 /// and value-axis decay, which are polynomial in the inputs over any ring.
 template <class T>
 struct head_gradients {
+  /// q, k, g, b `[T,K]`; v, gd, e, w `[T,V]`.
+  ///@{
   rows<T> q, k, v, g, gd, b, e, w;
-  masks<T> mask;
-  state_view<T> S0;
+  ///@}
+  masks<T> mask;     ///< of the full erase mask [T,K,V]
+  state_view<T> S0;  ///< of the start state [K,V]
 
   /// The gradients of tokens from `t0` on, with start-state gradient `dS`.
   head_gradients segment(index_t t0, state_view<T> dS) const {

@@ -191,4 +191,41 @@ class lanes<double_double> {
   detail::aligned_vector<double> high_, low_;
 };
 
+/// W scalars side by side, zero at first: as many columns as a loop of constant
+/// length keeps in registers.  W = 1 for a scalar without vector instructions.
+template <class T, std::ptrdiff_t W>
+class alignas(W > 1 ? 64 : alignof(T)) tile {
+ public:
+  CARVE_INLINE tile() { fill(T(0)); }
+  CARVE_INLINE T& operator[](std::ptrdiff_t i) { return values_[i]; }
+  CARVE_INLINE const T& operator[](std::ptrdiff_t i) const {
+    return values_[i];
+  }
+  CARVE_INLINE void fill(const T& x) {
+    for (std::ptrdiff_t i = 0; i < W; ++i) values_[i] = x;
+  }
+
+ private:
+  T values_[W];
+};
+
+template <std::ptrdiff_t W>
+class alignas(64) tile<double_double, W> {
+ public:
+  CARVE_INLINE tile() { fill(0); }
+  CARVE_INLINE double_double_lane operator[](std::ptrdiff_t i) {
+    return {high_ + i, low_ + i};
+  }
+  CARVE_INLINE double_double operator[](std::ptrdiff_t i) const {
+    return {high_[i], low_[i]};
+  }
+  CARVE_INLINE void fill(double_double x) {
+    for (std::ptrdiff_t i = 0; i < W; ++i) high_[i] = x.hi;
+    for (std::ptrdiff_t i = 0; i < W; ++i) low_[i] = x.lo;
+  }
+
+ private:
+  double high_[W], low_[W];
+};
+
 }  // namespace carve

@@ -36,7 +36,8 @@ constexpr std::uint64_t power_mod(std::uint64_t base, std::uint64_t exponent,
 }
 
 /// Miller and Rabin's test; with the first twelve primes as bases it errs for
-/// no number below 3.3e24 (Sorenson and Webster, Math. Comp. 86, 2017).
+/// no number below 3.18e23 (Sorenson and Webster, "Strong pseudoprimes to
+/// twelve prime bases", Math. Comp. 86, 2017), so for none of 64 bits.
 constexpr bool is_prime(std::uint64_t n) {
   constexpr std::uint64_t bases[] = {2,  3,  5,  7,  11, 13,
                                      17, 19, 23, 29, 31, 37};
@@ -70,10 +71,12 @@ class prime_field {
   static_assert(P > 2 && P < (1ULL << 63) && detail::is_prime(P));
 
  public:
+  /// P
   static constexpr std::uint64_t modulus = P;
 
   constexpr prime_field() = default;
 
+  /// The residue of n; -1 is P - 1.
   template <std::integral I>
   constexpr prime_field(I n) {
     if constexpr (std::is_signed_v<I>) {
@@ -105,6 +108,8 @@ class prime_field {
   /// The representative in 0, ..., P - 1.
   constexpr std::uint64_t value() const { return value_; }
 
+  /// Sum, difference, opposite and product modulo P.
+  ///@{
   friend constexpr prime_field operator+(prime_field a, prime_field b) {
     return reduced(a.value_ + b.value_);
   }
@@ -127,17 +132,22 @@ class prime_field {
       return result;
     }
   }
+  ///@}
 
-  /// Throws `error` when b is zero.
+  /// \f$ a b^{-1} \f$; throws `error` when b is zero.
   friend constexpr prime_field operator/(prime_field a, prime_field b) {
     return a * b.inverse();
   }
 
+  /// The same in place; `/=` throws `error` when b is zero.
+  ///@{
   prime_field& operator+=(prime_field b) { return *this = *this + b; }
   prime_field& operator-=(prime_field b) { return *this = *this - b; }
   prime_field& operator*=(prime_field b) { return *this = *this * b; }
   prime_field& operator/=(prime_field b) { return *this = *this / b; }
+  ///@}
 
+  /// Equality of residues.
   friend constexpr bool operator==(prime_field, prime_field) = default;
 
   /// \f$ a^{-1} = a^{P-2} \f$ (Fermat); throws `error` for zero.
@@ -156,6 +166,7 @@ class prime_field {
     return result;
   }
 
+  /// Writes the representative in 0, ..., P - 1.
   friend std::ostream& operator<<(std::ostream& out, prime_field a) {
     return out << a.value_;
   }
@@ -172,8 +183,10 @@ class prime_field {
 };
 
 /// Two fields, for identities whose integer coefficients could vanish in one.
+///@{
 using prime_61 = prime_field<(1ULL << 61) - 1>;
 using prime_61_31 = prime_field<(1ULL << 61) - 31>;
+///@}
 
 template <std::uint64_t P>
 struct scalar_traits<prime_field<P>> {

@@ -40,12 +40,16 @@ namespace carve {
 /// accepted too. Value head i reads query and key head `i / (HV / H)`.
 template <class T>
 struct tensors {
+  /// The tensors of the table above, by the same names.
+  ///@{
   tensor<T> q, k, v, g, gd, beta, b, e, E, w, initial_state;
   tensor<T> w_down, w_up, A_log, dt_bias;
+  ///@}
 
+  /// A tensor's name and where it is.
   struct member {
-    std::string_view name;
-    tensor<T> tensors::*at;
+    std::string_view name;   ///< as in the table above, and in files
+    tensor<T> tensors::*at;  ///< `x.*at` is the tensor of `x`
   };
   /// All of them by name.
   static constexpr auto members() {
@@ -72,18 +76,18 @@ struct tensors {
 /// A batched problem: the recurrence of `head` for every sequence and head.
 template <class T>
 struct problem {
-  carve::family family = family::gdn2;
-  tensors<T> in;
+  carve::family family = family::gdn2;  ///< which gates there are
+  tensors<T> in;                        ///< the inputs
   /// Packed sequences: B = 1 and N + 1 offsets, first 0, last T, never
   /// decreasing; an empty sequence leaves its state as it was. Empty: every
   /// batch entry is one sequence.
   std::vector<std::int64_t> cu_seqlens;
-  std::optional<T> scale;  ///< of the read-out; absent: `1 / sqrt(K)`
-  readout read = readout::after;
-  bool state_v_first = false;  ///< states are [N,HV,V,K]
+  std::optional<T> scale;         ///< of the read-out; absent: `1 / sqrt(K)`
+  readout read = readout::after;  ///< which state o_t reads
+  bool state_v_first = false;     ///< states are [N,HV,V,K]
   /// g and gd hold the decays themselves: for rings, which have no exp.
   bool linear_decay = false;
-  activations act;
+  activations act;     ///< what g, beta, b, w, q and k go through first
   index_t window = 0;  ///< content window Lc of the carve family
 };
 
@@ -96,7 +100,11 @@ struct outputs {
 
 /// The sizes that the tensors of a problem agree on.
 struct dimensions {
+  /// Batch, tokens, query and key heads, value heads, key channels, value
+  /// channels.
+  ///@{
   index_t B = 0, T = 0, H = 0, HV = 0, K = 0, V = 0;
+  ///@}
   index_t N = 0;    ///< sequences
   index_t rho = 0;  ///< inner rank of the content gate
 };

@@ -29,6 +29,7 @@ enum class profile {
 inline constexpr std::array<std::string_view, 4> profile_names{
     "tensor-core", "tf32", "fp32", "ieee-recurrent"};
 
+/// The name of a profile, as in profile_names.
 constexpr std::string_view name(profile p) {
   return profile_names[static_cast<std::size_t>(p)];
 }
@@ -50,11 +51,14 @@ inline constexpr index_t replay_chunk = 64;
 /// accumulate in fp32.
 class operand_policy {
  public:
+  /// Decay ratios are `exp(G_t - G_s)`, as kernels form them.
   static constexpr bool exponentials = true;
 
   /// @param operand  format of the tensor cores' operands; f32 rounds nothing.
   explicit operand_policy(format operand = format::f32) : operand_(operand) {}
 
+  /// Rounds every element of `m` as the table says; with operand format f32
+  /// none.
   void round(rounding_point at, bool per_channel, matrix<float>& m) const {
     round(at, per_channel,
           std::span(m.data(), static_cast<std::size_t>(m.size())));

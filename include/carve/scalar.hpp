@@ -18,16 +18,17 @@ namespace carve {
 
 /// What the library asks of a scalar type.
 ///
-/// | member | meaning |
-/// |---|---|
-/// | `exact` | arithmetic never rounds |
-/// | `is_field` | `/` by every non-zero (for dual numbers: invertible) element
-/// | | `is_ordered` | `<` agrees with the arithmetic; `abs` exists | |
-/// `is_real` | `exp`, `log`, `sqrt` exist and `to_double` too | | `name` | for
-/// reports | | `digits` | decimal digits carried, 0 for exact scalars | |
-/// `from_double(x)` | exact wherever the scalar can hold `x` | | `from_ratio(p,
-/// q)` | `p / q`, fields only | | `to_double(x)` | nearest double, or next to
-/// it; ordered scalars only |
+/// - `exact`: arithmetic never rounds.
+/// - `is_field`: `/` by every element but zero (for dual numbers, by every
+///   invertible one).
+/// - `is_ordered`: `<` agrees with the arithmetic, and `abs` exists.
+/// - `is_real`: `exp`, `log`, `sqrt` and `to_double` exist.
+/// - `name`: for reports.
+/// - `digits`: decimal digits carried; 0 for an exact scalar.
+/// - `from_double(x)`: exact wherever the scalar can hold `x`.
+/// - `from_ratio(p, q)`: `p / q`; fields only.
+/// - `to_double(x)`: the nearest double or one next to it; ordered scalars
+/// only.
 template <class T>
 struct scalar_traits;
 
@@ -54,6 +55,9 @@ struct scalar_traits<T> {
 /// standard library and of the scalar's own namespace.
 template <class T>
 struct real_functions {
+  /// What carve::exp, carve::log, carve::log1p, carve::expm1, carve::sqrt and
+  /// carve::isfinite call.
+  ///@{
   static CARVE_INLINE T exp(const T& x) {
     using std::exp;
     return exp(x);
@@ -78,6 +82,7 @@ struct real_functions {
     using std::isfinite;
     return isfinite(x);
   }
+  ///@}
 };
 
 namespace detail {

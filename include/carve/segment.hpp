@@ -19,6 +19,7 @@ struct segment_map {
   std::vector<T> D;          ///< value-axis decay over the segment [V]
   matrix<T> B;               ///< end state from a zero start [K,V]
 
+  /// The matrix that value column j sees.
   const matrix<T>& map_of(index_t j) const {
     return A.size() == 1 ? A[0] : A[j];
   }

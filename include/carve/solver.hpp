@@ -12,6 +12,9 @@ namespace carve {
 
 /// Token by token: recurrent_forward and recurrent_backward.
 struct recurrent_solver {
+  /// One head: outputs `[T,V]` and final state `[K,V]`; in `backward` gradients
+  /// as well, and the two may be null views.
+  ///@{
   template <class T>
   void forward(const head<T>& p, rows<T> o, state_view<T> S) const {
     recurrent_forward(p, o, S);
@@ -22,14 +25,18 @@ struct recurrent_solver {
                 state_view<T> S = {}) const {
     recurrent_backward(p, in, out, o, S);
   }
+  ///@}
 };
 
 /// Chunked WY form: chunked_forward and chunked_backward.
 template <class Policy = exact_policy>
 struct chunked_solver {
   index_t chunk = 64;  ///< chunk length, at least 1
-  Policy policy = {};
+  Policy policy = {};  ///< where and how to round
 
+  /// One head: outputs `[T,V]` and final state `[K,V]`; in `backward` gradients
+  /// as well, and the two may be null views.
+  ///@{
   template <class T>
   void forward(const head<T>& p, rows<T> o, state_view<T> S) const {
     chunked_forward(p, chunk, o, S, policy);
@@ -40,6 +47,7 @@ struct chunked_solver {
                 state_view<T> S = {}) const {
     chunked_backward(p, chunk, in, out, o, S, policy);
   }
+  ///@}
 };
 
 /// One triangular solve per value column: columnwise_forward and
@@ -47,6 +55,9 @@ struct chunked_solver {
 struct columnwise_solver {
   index_t chunk = 64;  ///< chunk length, at least 1
 
+  /// One head: outputs `[T,V]` and final state `[K,V]`; in `backward` gradients
+  /// as well, and the two may be null views.
+  ///@{
   template <class T>
   void forward(const head<T>& p, rows<T> o, state_view<T> S) const {
     columnwise_forward(p, chunk, o, S);
@@ -57,6 +68,7 @@ struct columnwise_solver {
                 state_view<T> S = {}) const {
     columnwise_backward(p, chunk, in, out, o, S);
   }
+  ///@}
 };
 
 }  // namespace carve

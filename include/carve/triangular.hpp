@@ -18,6 +18,7 @@ using matrix =
 
 /// Rounds nothing: the arithmetic of the scalar itself.
 struct no_rounding {
+  /// Leaves the matrix as it is.
   template <class M>
   void operator()(M&) const {}
 };

@@ -1,0 +1,87 @@
+/// @file
+/// Everything of the mathematics in one include, and the map of the library.
+///
+/// Data flows one way: a problem is checked, a solver walks its heads, the
+/// result is compared. The definitions are on the page
+/// @ref md_docs_mathematics "The mathematics", the unit in which a kernel's
+/// error is measured on @ref md_docs_rounding "The rounding replay".
+///
+/// **From tensors to results**
+///
+/// | header | question |
+/// |---|---|
+/// | @ref batch.hpp | what are outputs and gradients of a whole problem? |
+/// | @ref problem.hpp | which tensors, of which shapes? do they fit together? |
+/// | @ref gates.hpp | which gate varies along which axis in which model? |
+/// | @ref activation.hpp | what do models put in front of the recurrence? |
+/// | @ref tensor.hpp | how are shape and elements kept? |
+/// | @ref parallel.hpp | how are heads and sequences spread over the cores? |
+/// | @ref error.hpp | how is an unusable input reported? |
+///
+/// **One head, four ways to the same numbers**
+///
+/// | header | question |
+/// |---|---|
+/// | @ref head.hpp | what does a solver read and write? |
+/// | @ref recurrence.hpp | what is right? token by token, the definition |
+/// | @ref chunked.hpp | the same in chunks (WY form); when does that apply? |
+/// | @ref columnwise.hpp | the same for erase on the value axis |
+/// | @ref content_gate.hpp | CARVE: how does a gate look at the content? |
+/// | @ref segment.hpp | what does a run of tokens do to the state? |
+/// | @ref solver.hpp | how is a solver handed to a batch? |
+/// | @ref chunk_parts.hpp | what do the chunked forms share? where to round? |
+/// | @ref triangular.hpp | how is the triangular system inverted? |
+///
+/// **How wrong is a kernel?**
+///
+/// | header | question |
+/// |---|---|
+/// | @ref precision.hpp | what does rounding to bf16, fp16, tf32, fp32 give? |
+/// | @ref replay.hpp | what would an ideal kernel in these formats return? |
+/// | @ref compare.hpp | is the error more than the formats explain? |
+///
+/// **Scalars: every solver runs over each of them**
+///
+/// | header | scalar |
+/// |---|---|
+/// | @ref scalar.hpp | what a scalar is; float, double, long double |
+/// | @ref double_double.hpp | 106 bits, 31 digits, at hardware speed |
+/// | @ref multiprecision.hpp | 50 and 100 digits; exact fractions |
+/// | @ref prime_field.hpp | integers modulo a prime, for identities |
+/// | @ref dual.hpp | a value and its derivative |
+/// | @ref counting.hpp | counts operations, and how long they must wait |
+/// | @ref lanes.hpp | how scalars lie in memory so that loops vectorise |
+/// | @ref eigen_traits.hpp | what Eigen must know of a scalar |
+///
+/// Not included: cuda.hpp, the interface of the kernels, and reference.hpp,
+/// the declarations of what the compiled library `carve::reference` holds.
+#pragma once
+
+#include "carve/activation.hpp"
+#include "carve/batch.hpp"
+#include "carve/chunk_parts.hpp"
+#include "carve/chunked.hpp"
+#include "carve/columnwise.hpp"
+#include "carve/compare.hpp"
+#include "carve/content_gate.hpp"
+#include "carve/counting.hpp"
+#include "carve/double_double.hpp"
+#include "carve/dual.hpp"
+#include "carve/eigen_traits.hpp"
+#include "carve/error.hpp"
+#include "carve/gates.hpp"
+#include "carve/head.hpp"
+#include "carve/lanes.hpp"
+#include "carve/multiprecision.hpp"
+#include "carve/parallel.hpp"
+#include "carve/precision.hpp"
+#include "carve/prime_field.hpp"
+#include "carve/problem.hpp"
+#include "carve/recurrence.hpp"
+#include "carve/replay.hpp"
+#include "carve/scalar.hpp"
+#include "carve/segment.hpp"
+#include "carve/solver.hpp"
+#include "carve/tensor.hpp"
+#include "carve/triangular.hpp"
+#include "carve/version.hpp"

@@ -1,0 +1,133 @@
+/// @file
+/// What a caller hands to the CUDA kernels: plain pointers, strides, sizes,
+/// formats and a stream.  No Eigen, no Boost, no allocation inside.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+struct CUstream_st;  // what the CUDA runtime's cudaStream_t points to
+
+namespace carve::cuda {
+
+/// The members of the family that have a kernel.
+/// Which gate varies along which axis is the table of carve::families.
+enum class family : int { delta, gdn, kda, gdn2, carve, value_erase };
+
+/// Element format of q, k, v, the gates and o.  States and accumulators are
+/// fp32 always.
+enum class format : int { fp32, bf16, fp16 };
+
+/// A device tensor `[B, T, heads, channels]`; strides count elements, the
+/// channel stride is one.  A null pointer means "absent".
+struct tensor {
+  void* data = nullptr;    ///< element [0,0,0,0], in device memory
+  std::int64_t batch = 0;  ///< stride of the batch axis
+  std::int64_t token = 0;  ///< stride of the token axis
+  std::int64_t head = 0;   ///< stride of the head axis
+};
+
+/// One batched problem.  Every pointer is device memory.
+///
+/// | tensor | shape | used by |
+/// |---|---|---|
+/// | q, k | [B,T,H,K] | all |
+/// | v | [B,T,HV,V] | all |
+/// | g | [B,T,HV] or [B,T,HV,K] | gdn, or kda, gdn2, carve, value_erase |
+/// | beta | [B,T,HV] | delta, gdn, kda |
+/// | b | [B,T,HV,K] | gdn2, carve |
+/// | e | [B,T,HV,V] | value_erase |
+/// | w | [B,T,HV,V] or [B,T,HV] | gdn2 and value_erase, or carve |
+///
+/// g is the **natural log** of the decay, at most 0; beta is erase and write
+/// gate in one; b is the key-axis erase gate, for carve its logits; e is the
+/// value-axis erase gate; w is the write gate.
+/// Value head i reads query and key head `i / (HV / H)`.
+struct problem {
+  cuda::family family = cuda::family::gdn2;  ///< which gates there are
+  format input = format::bf16;               ///< q, k, v, beta, b, e, w, o
+  format decay_format = format::fp32;        ///< g
+  /// Batch, tokens, query and key heads, value heads, key channels, value
+  /// channels.
+  ///@{
+  int B = 0, T = 0, H = 0, HV = 0, K = 0, V = 0;
+  ///@}
+  /// The inputs of the table above.
+  ///@{
+  tensor q, k, v, g, beta, b, e, w;
+  ///@}
+  float scale = 0;           ///< factor of the read-out; 1/sqrt(K) as a rule
+  bool read_before = false;  ///< o_t from S_{t-1} instead of S_t
+  /// Packed sequences: B = 1 and N + 1 offsets in device memory, first 0,
+  /// last T, never decreasing.  Null: each batch entry is one sequence, N = B.
+  const std::int64_t* cu_seqlens = nullptr;
+  int N = 0;                             ///< number of sequences
+  const float* initial_state = nullptr;  ///< [N,HV,K,V] or null for zeros
+  /// Window length Lc and inner rank rho of the content gate (family carve),
+  /// `b = sigmoid(x + W_up W_down m)`.
+  ///@{
+  int window = 0, rank = 0;
+  ///@}
+  const float* w_down = nullptr;  ///< [HV,rank,V]
+  const float* w_up = nullptr;    ///< [HV,K,rank]
+};
+
+/// What the forward writes.
+struct outputs {
+  tensor o;                      ///< [B,T,HV,V], format `problem::input`
+  float* final_state = nullptr;  ///< [N,HV,K,V] fp32, or null
+};
+
+/// Cotangents in, gradients out; shapes as the tensors they belong to.
+/// Gradients of q, k, v, beta, b, e, w are in `problem::input`, dg in fp32,
+/// states and content-gate parameters in fp32.  dq and dk of grouped value
+/// heads are summed over the group.  A null pointer skips that gradient.
+struct gradients {
+  tensor d_o;                            ///< in: [B,T,HV,V]
+  const float* d_final_state = nullptr;  ///< in: [N,HV,K,V] or null
+  /// out: gradients, shaped as the inputs; that of g is the gradient with
+  /// respect to the natural log
+  ///@{
+  tensor dq, dk, dv, dg, dbeta, db, de, dw;
+  ///@}
+  float* d_initial_state = nullptr;  ///< [N,HV,K,V]
+  float* d_w_down = nullptr;         ///< [HV,rank,V]
+  float* d_w_up = nullptr;           ///< [HV,K,rank]
+};
+
+/// Outcome of a call: zero is success, anything else is explained by `text`,
+/// a static string.
+struct status {
+  int code = 0;           ///< 0, or which fault
+  const char* text = "";  ///< what was expected and what came
+  /// Success.
+  explicit operator bool() const { return code == 0; }
+};
+
+/// Which kernel to run: the fastest that supports the problem, or the plain
+/// general one (the yardstick of the fast ones).
+enum class path : int { best, general };
+
+/// Bytes of workspace that `forward` needs for this problem.
+status forward_workspace(const problem&, std::size_t* bytes, path = path::best);
+/// Writes o and the final state.  Asynchronous on `stream`.
+status forward(const problem&, const outputs&, void* workspace,
+               std::size_t bytes, CUstream_st* stream, path = path::best);
+
+/// Bytes of workspace that `backward` needs for this problem.
+status backward_workspace(const problem&, std::size_t* bytes,
+                          path = path::best);
+/// Writes the gradients asked for; recomputes what it needs of the forward.
+status backward(const problem&, const gradients&, void* workspace,
+                std::size_t bytes, CUstream_st* stream, path = path::best);
+
+/// One token for each of N sequences (T = 1): reads `state` [N,HV,K,V] fp32,
+/// writes it back in place, writes o.  For carve, `b` holds the finished gate:
+/// the window mean is the caller's.
+status decode(const problem&, const tensor& o, float* state,
+              CUstream_st* stream);
+
+/// Name of the kernel that `forward` (or `backward`) would launch.
+const char* kernel_name(const problem&, bool backward, path = path::best);
+
+}  // namespace carve::cuda
