@@ -53,8 +53,9 @@
 /// | @ref lanes.hpp | how scalars lie in memory so that loops vectorise |
 /// | @ref eigen_traits.hpp | what Eigen must know of a scalar |
 ///
-/// Not included: cuda.hpp, the interface of the kernels, and reference.hpp,
-/// the declarations of what the compiled library `carve::reference` holds.
+/// Not included: @ref cuda.hpp, the interface of the kernels, and
+/// @ref reference.hpp with @ref dispatch.hpp, what the compiled library
+/// `carve::reference` holds.
 #pragma once
 
 #include "carve/activation.hpp"

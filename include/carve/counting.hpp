@@ -59,8 +59,8 @@ struct counting {
   constexpr counting(const T& v, std::uint64_t chain)
       : value(v), depth(chain) {}
 
-  /// Arithmetic of T.  Every operator but the negation counts one operation,
-  /// and its result has depth `max(depth a, depth b) + 1`.
+  /// Arithmetic of T; all but the negation count one operation, whose result
+  /// has depth `max(depth a, depth b) + 1`.
   ///@{
   friend counting operator+(const counting& a, const counting& b) {
     ++operation_counts::now().additions;

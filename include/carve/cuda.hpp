@@ -52,7 +52,7 @@ struct problem {
   ///@{
   int B = 0, T = 0, H = 0, HV = 0, K = 0, V = 0;
   ///@}
-  /// The inputs of the table above.
+  /// An input of the table of `problem`.
   ///@{
   tensor q, k, v, g, beta, b, e, w;
   ///@}

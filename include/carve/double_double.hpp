@@ -75,8 +75,8 @@ struct double_double {
     }
   }
 
-  /// To a narrower type.  `double` takes `hi`, which is the nearest; `float`
-  /// rounds `hi` again; `long double` rounds the sum.
+  /// To a narrower type: `double` takes `hi`, which is the nearest, `float`
+  /// rounds `hi` again, `long double` rounds the sum.
   ///@{
   explicit constexpr operator float() const { return static_cast<float>(hi); }
   explicit constexpr operator double() const { return hi; }

@@ -106,7 +106,7 @@ enum class readout {
 /// there are any, for the solvers that form decay ratios by an exponential.
 template <class T>
 struct head {
-  index_t tokens = 0;  ///< T
+  index_t tokens = 0;  ///< T, tokens
   index_t keys = 0;    ///< K, key channels
   index_t values = 0;  ///< V, value channels
   rows<const T> q;     ///< query [T,K]
@@ -124,7 +124,7 @@ struct head {
   bool erases = true;      ///< false: nothing is erased (linear attention)
   state_view<const T> S0;  ///< start state; absent: zero
   T scale = T(1);          ///< factor of the read-out
-  readout read = readout::after;  ///< of which state
+  readout read = readout::after;  ///< which state the read-out uses
 
   /// Tokens `[t0, t0 + n)` as a head of their own, with start state `S`.
   head segment(index_t t0, index_t n, state_view<const T> S) const {

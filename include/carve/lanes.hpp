@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <new>
 #include <type_traits>
@@ -49,15 +50,18 @@ using aligned_vector = std::vector<T, aligned_allocator<T>>;
 template <class T>
 class lanes_view {
  public:
-  using value_type = std::remove_const_t<T>;
+  using value_type = std::remove_const_t<T>;  ///< T, not const
 
   lanes_view() = default;
+  /// Begins at `first`.
   explicit lanes_view(T* first) : first_(first) {}
+  /// The same view, read-only.
   CARVE_INLINE operator lanes_view<const T>() const
       requires(!std::is_const_v<T>) {
     return lanes_view<const T>(first_);
   }
 
+  /// Element i; for a double-double the value, or a double_double_lane.
   CARVE_INLINE T& operator[](std::ptrdiff_t i) const { return first_[i]; }
 
   /// The view that begins at element `offset`.
@@ -73,12 +77,18 @@ class lanes_view {
 /// a value (`double_double x = a[i]`), since `auto x` would keep the place.
 class double_double_lane {
  public:
+  /// The place of the two parts.
   CARVE_INLINE double_double_lane(double* high, double* low)
       : high_(high), low_(low) {}
+  /// The same place, not the value.
   double_double_lane(const double_double_lane&) = default;
 
+  /// The value that stands there.
   CARVE_INLINE operator double_double() const { return {*high_, *low_}; }
 
+  /// Writes the value through to the place, as the arithmetic of double_double
+  /// gives it.
+  ///@{
   CARVE_INLINE const double_double_lane& operator=(double_double x) const {
     *high_ = x.hi;
     *low_ = x.lo;
@@ -100,6 +110,7 @@ class double_double_lane {
   CARVE_INLINE const double_double_lane& operator/=(double_double x) const {
     return *this = *this / x;
   }
+  ///@}
 
  private:
   double *high_, *low_;
@@ -152,17 +163,26 @@ template <class T>
 class lanes {
  public:
   lanes() = default;
+  /// n zeros.
   explicit lanes(std::size_t n) : values_(n, T(0)) {}
 
+  /// The number of scalars.
   std::size_t size() const { return values_.size(); }
+  /// Element i; of a double-double the value, or a double_double_lane.
+  ///@{
   T& operator[](std::size_t i) { return values_[i]; }
   const T& operator[](std::size_t i) const { return values_[i]; }
+  ///@}
+  /// Sets every element to x.
   void fill(const T& x) { std::fill(values_.begin(), values_.end(), x); }
 
+  /// A view of all elements.
+  ///@{
   lanes_view<T> view() { return lanes_view<T>(values_.data()); }
   lanes_view<const T> view() const {
     return lanes_view<const T>(values_.data());
   }
+  ///@}
 
  private:
   detail::aligned_vector<T> values_;
@@ -191,16 +211,25 @@ class lanes<double_double> {
   detail::aligned_vector<double> high_, low_;
 };
 
-/// W scalars side by side, zero at first: as many columns as a loop of constant
-/// length keeps in registers.  W = 1 for a scalar without vector instructions.
+/// W scalars side by side, not set at first: as many columns as a loop of
+/// constant length keeps in registers.  W = 1 for a scalar without vector
+/// instructions.
 template <class T, std::ptrdiff_t W>
 class alignas(W > 1 ? 64 : alignof(T)) tile {
  public:
-  CARVE_INLINE tile() { fill(T(0)); }
+  using value_type = T;  ///< of one element
+
+  tile() = default;
+  /// Every element x.
+  CARVE_INLINE explicit tile(const T& x) { fill(x); }
+  /// Element i; of a double-double the value, or a double_double_lane.
+  ///@{
   CARVE_INLINE T& operator[](std::ptrdiff_t i) { return values_[i]; }
   CARVE_INLINE const T& operator[](std::ptrdiff_t i) const {
     return values_[i];
   }
+  ///@}
+  /// Sets every element to x.
   CARVE_INLINE void fill(const T& x) {
     for (std::ptrdiff_t i = 0; i < W; ++i) values_[i] = x;
   }
@@ -212,7 +241,10 @@ class alignas(W > 1 ? 64 : alignof(T)) tile {
 template <std::ptrdiff_t W>
 class alignas(64) tile<double_double, W> {
  public:
-  CARVE_INLINE tile() { fill(0); }
+  using value_type = double_double;
+
+  tile() = default;
+  CARVE_INLINE explicit tile(double_double x) { fill(x); }
   CARVE_INLINE double_double_lane operator[](std::ptrdiff_t i) {
     return {high_ + i, low_ + i};
   }
@@ -227,5 +259,46 @@ class alignas(64) tile<double_double, W> {
  private:
   double high_[W], low_[W];
 };
+
+namespace detail {
+
+template <std::ptrdiff_t P, std::ptrdiff_t Half, class Tile>
+CARVE_INLINE void fold_halves(Tile& x) {
+  using T = typename Tile::value_type;
+  CARVE_IVDEP
+  for (std::ptrdiff_t i = 0; i < Half; ++i) x[i] = T(x[i]) + T(x[Half + i]);
+  if constexpr (Half > P) fold_halves<P, Half / 2>(x);
+}
+
+#if defined(__GNUC__)
+// The same sums.  GCC unrolls the short loops above before it vectorises, and
+// then takes hardware scalars one by one.
+template <std::ptrdiff_t P, std::floating_point T, std::ptrdiff_t W>
+CARVE_INLINE void fold_packs(tile<T, W>& x) {
+  typedef T pack __attribute__((vector_size(P * sizeof(T)), may_alias));
+  pack y[W / P];
+  for (std::ptrdiff_t m = 0; m < W / P; ++m) {
+    y[m] = *reinterpret_cast<const pack*>(&x[m * P]);
+  }
+  for (std::ptrdiff_t half = W / P / 2; half > 0; half /= 2) {
+    for (std::ptrdiff_t m = 0; m < half; ++m) y[m] += y[half + m];
+  }
+  *reinterpret_cast<pack*>(&x[0]) = y[0];
+}
+#endif
+
+}  // namespace detail
+
+/// Adds the halves of a tile onto each other until P sums are left in its first
+/// P places.
+template <std::ptrdiff_t P, class T, std::ptrdiff_t W>
+CARVE_INLINE void fold(tile<T, W>& x) {
+#if defined(__GNUC__)
+  if constexpr (std::floating_point<T> && W > P) {
+    return detail::fold_packs<P>(x);
+  }
+#endif
+  if constexpr (W > P) detail::fold_halves<P, W / 2>(x);
+}
 
 }  // namespace carve

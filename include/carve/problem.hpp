@@ -40,7 +40,7 @@ namespace carve {
 /// accepted too. Value head i reads query and key head `i / (HV / H)`.
 template <class T>
 struct tensors {
-  /// The tensors of the table above, by the same names.
+  /// A tensor of the table of `tensors`.
   ///@{
   tensor<T> q, k, v, g, gd, beta, b, e, E, w, initial_state;
   tensor<T> w_down, w_up, A_log, dt_bias;
@@ -48,7 +48,7 @@ struct tensors {
 
   /// A tensor's name and where it is.
   struct member {
-    std::string_view name;   ///< as in the table above, and in files
+    std::string_view name;   ///< as in the table and in files
     tensor<T> tensors::*at;  ///< `x.*at` is the tensor of `x`
   };
   /// All of them by name.

@@ -14,342 +14,479 @@ namespace carve {
 
 namespace detail {
 
-/// Value columns do not see each other in the recurrence, so a state is walked
-/// in slices of columns that fit the cache.
+/// Value columns do not see each other in the recurrence.  They are walked in
+/// tiles of constant width, whose sums stay in registers.  The width belongs to
+/// the scalar and not to the machine, so neither does any result.
 template <class T>
-inline constexpr index_t slice_columns = sizeof(T) <= 8 ? 64 : 32;
+inline constexpr index_t tile_columns = 1;
+template <>
+inline constexpr index_t tile_columns<float> = 32;
+template <>
+inline constexpr index_t tile_columns<double> = 32;
+template <>
+inline constexpr index_t tile_columns<double_double> = 16;
+
+/// Row i of a K x V matrix, cut to the columns of one tile.
+template <class T>
+using row = tile<T, tile_columns<T>>;
+
+template <class T>
+using row_array = std::vector<row<T>>;
 
 /// Tokens between two stored states of the backward pass.
-inline constexpr index_t checkpoint_tokens = 32;
-
-/// Partial sums per dot product; fixed, so a result does not depend on the
-/// machine that computes it.
-inline constexpr index_t partial_sums = 8;
-
-/// y = alpha * y
-template <class T>
-CARVE_INLINE void scale_row(lanes_view<T> y, T alpha, index_t n) {
-  CARVE_IVDEP
-  for (index_t j = 0; j < n; ++j) y[j] = alpha * T(y[j]);
-}
-
-/// y = x * y, element by element
-template <class T>
-CARVE_INLINE void multiply_row(lanes_view<T> y, lanes_view<T> x, index_t n) {
-  CARVE_IVDEP
-  for (index_t j = 0; j < n; ++j) y[j] = T(x[j]) * T(y[j]);
-}
+inline constexpr index_t block_tokens = 32;
 
 /// y += alpha * x
 template <class T>
-CARVE_INLINE void add_scaled(lanes_view<T> y, T alpha, lanes_view<T> x,
-                             index_t n) {
+CARVE_INLINE void add_scaled(row<T>& y, const T& alpha, const row<T>& x) {
   CARVE_IVDEP
-  for (index_t j = 0; j < n; ++j) y[j] = T(y[j]) + alpha * T(x[j]);
+  for (index_t l = 0; l < tile_columns<T>; ++l) {
+    y[l] = T(y[l]) + alpha * T(x[l]);
+  }
 }
 
-/// y += x * z, element by element
+/// y = alpha * x
 template <class T>
-CARVE_INLINE void add_product(lanes_view<T> y, lanes_view<T> x, lanes_view<T> z,
-                              index_t n) {
+CARVE_INLINE void set_scaled(row<T>& y, const T& alpha, const row<T>& x) {
   CARVE_IVDEP
-  for (index_t j = 0; j < n; ++j) y[j] = T(y[j]) + T(x[j]) * T(z[j]);
+  for (index_t l = 0; l < tile_columns<T>; ++l) y[l] = alpha * T(x[l]);
 }
 
-/// Dot products of `count` pairs of rows at once.  Row i leaves its partial
-/// sums in column i of a small table, whose rows are then added up side by
-/// side: both steps are loops over independent elements.
+/// y = x * z, column by column
 template <class T>
-class dot_table {
- public:
-  explicit dot_table(index_t count)
-      : count_(count), table_(partial_sums * count), lane_(partial_sums) {}
+CARVE_INLINE void set_product(row<T>& y, const row<T>& x, const row<T>& z) {
+  CARVE_IVDEP
+  for (index_t l = 0; l < tile_columns<T>; ++l) y[l] = T(x[l]) * T(z[l]);
+}
 
-  /// Sets entry i to `sum_j x[j] * y[j]`.
-  CARVE_INLINE void set(index_t i, lanes_view<T> x, lanes_view<T> y,
-                        index_t n) {
-    const lanes_view<T> lane = lane_.view();
-    const index_t first = std::min(n, partial_sums);
-    for (index_t l = 0; l < first; ++l) lane[l] = T(x[l]) * T(y[l]);
-    for (index_t l = first; l < partial_sums; ++l) lane[l] = T(0);
-    index_t j = partial_sums;
-    for (; j + partial_sums <= n; j += partial_sums) {
-      CARVE_IVDEP
-      for (index_t l = 0; l < partial_sums; ++l) {
-        lane[l] = T(lane[l]) + T(x[j + l]) * T(y[j + l]);
-      }
-    }
-    for (index_t l = 0; j < n; ++j, ++l) {
-      lane[l] = T(lane[l]) + T(x[j]) * T(y[j]);
-    }
-    const lanes_view<T> table = table_.view();
-    for (index_t l = 0; l < partial_sums; ++l) table[l * count_ + i] = lane[l];
-  }
-
-  /// The `count` results.
-  CARVE_INLINE lanes_view<T> sum() {
-    const lanes_view<T> table = table_.view();
-    for (index_t half = partial_sums / 2; half > 0; half /= 2) {
-      CARVE_IVDEP
-      for (index_t m = 0; m < half * count_; ++m) {
-        table[m] = T(table[m]) + T(table[half * count_ + m]);
-      }
-    }
-    return table;
-  }
-
- private:
-  index_t count_;
-  lanes<T> table_, lane_;
+/// The K-vectors of one token, contiguous; null where absent.
+template <class T>
+struct key_vectors {
+  const T *q, *k, *a, *r;  ///< r: the erase address `b * k`
 };
 
-/// A slice `[j0, j0 + n)` of one head's value columns, walked token by token.
+/// The K-vectors of a run of tokens, fetched once for all columns.
 template <class T>
-class recurrence_slice {
+class key_block {
  public:
-  recurrence_slice(const head<T>& p, index_t j0, index_t n)
+  key_block(const head<T>& p, index_t tokens)
       : p_(p),
-        j0_(j0),
-        n_(n),
-        S_(p.keys * n),
-        c_(n),
-        u_(n),
-        d_(n),
-        mask_(n),
-        v_(p.v.from_channel(j0)),
-        dv_(p.d.from_channel(j0)),
-        e_(p.e.from_channel(j0)),
-        w_(p.w.from_channel(j0)) {
-    for (index_t i = 0; i < p.keys; ++i) {
-      for (index_t j = 0; j < n; ++j) {
-        S_[i * n + j] = p.S0 ? p.S0(i, j0 + j) : T(0);
+        q_(p.q ? tokens * p.keys : 0),
+        k_(tokens * p.keys),
+        a_(p.a ? tokens * p.keys : 0),
+        r_(p.erases ? tokens * p.keys : 0) {}
+
+  void fetch(index_t t0, index_t n) {
+    for (index_t s = 0; s < n; ++s) {
+      for (index_t i = 0; i < p_.keys; ++i) {
+        const index_t at = s * p_.keys + i, t = t0 + s;
+        k_[at] = p_.k(t, i);
+        if (p_.q) q_[at] = p_.q(t, i);
+        if (p_.a) a_[at] = p_.a(t, i);
+        if (p_.erases) r_[at] = p_.b ? p_.b(t, i) * p_.k(t, i) : p_.k(t, i);
       }
     }
   }
 
-  lanes<T>& state() { return S_; }
-  lanes_view<T> erased() { return c_.view(); }
-  lanes_view<T> written() { return u_.view(); }
-
-  /// `b_t * k_t`, the erase address; channel i of it.
-  T address(index_t t, index_t i) const {
-    return p_.b ? p_.b(t, i) * p_.k(t, i) : p_.k(t, i);
-  }
-  /// Row i of the full mask at token t.
-  CARVE_INLINE lanes_view<T> mask_row(index_t t, index_t i) {
-    for (index_t j = 0; j < n_; ++j) mask_[j] = p_.mask(t, i, j0_ + j);
-    return mask_.view();
-  }
-  /// The value-axis decay of token t; called once a token.
-  CARVE_INLINE lanes_view<T> value_decay(index_t t) {
-    for (index_t j = 0; j < n_; ++j) d_[j] = dv_(t, j);
-    return d_.view();
-  }
-
-  /// Row i of the state decayed into token t: `a_t[i] S[i,:] * d_t`.
-  CARVE_INLINE void decay_row(lanes_view<T> row, index_t t, index_t i) {
-    if (p_.a) scale_row(row, T(p_.a(t, i)), n_);
-    if (p_.d) multiply_row(row, d_.view(), n_);
-  }
-
-  /// Advances the state by token t.
-  CARVE_INLINE void step(index_t t) {
-    const index_t K = p_.keys;
-    const lanes_view<T> S = S_.view(), c = c_.view(), u = u_.view();
-    if (p_.d) value_decay(t);
-    for (index_t j = 0; j < n_; ++j) c[j] = T(0);
-    for (index_t i = 0; i < K; ++i) {
-      const lanes_view<T> row = S.sub(i * n_);
-      decay_row(row, t, i);
-      if (!p_.erases) continue;
-      if (p_.mask) {
-        const lanes_view<T> m = mask_row(t, i);
-        scale_row(m, address(t, i), n_);
-        add_product(c, m, row, n_);
-      } else {
-        add_scaled(c, address(t, i), row, n_);
-      }
-    }
-    for (index_t j = 0; j < n_; ++j) {
-      T erased = c[j];
-      if (e_) erased = e_(t, j) * erased;
-      T value = v_ ? T(v_(t, j)) : T(0);
-      if (w_) value = w_(t, j) * value;
-      u[j] = value - erased;
-    }
-    for (index_t i = 0; i < K; ++i) {
-      add_scaled(S.sub(i * n_), T(p_.k(t, i)), u, n_);
-    }
-  }
-
-  /// `o = scale * S^T q_t` of the state as it stands.
-  CARVE_INLINE void read(index_t t, const rows<T>& o, lanes_view<T> sum) {
-    for (index_t j = 0; j < n_; ++j) sum[j] = T(0);
-    for (index_t i = 0; i < p_.keys; ++i) {
-      add_scaled(sum, T(p_.q(t, i)), S_.view().sub(i * n_), n_);
-    }
-    for (index_t j = 0; j < n_; ++j) o(t, j0_ + j) = p_.scale * T(sum[j]);
-  }
-
-  /// One token: state and, where `o` is given, its output.
-  CARVE_INLINE void walk(index_t t, const rows<T>& o, lanes_view<T> sum) {
-    if (o && p_.read == readout::before) read(t, o, sum);
-    step(t);
-    if (o && p_.read == readout::after) read(t, o, sum);
+  key_vectors<T> operator[](index_t s) const {
+    const index_t at = s * p_.keys;
+    return {p_.q ? &q_[at] : nullptr, &k_[at], p_.a ? &a_[at] : nullptr,
+            p_.erases ? &r_[at] : nullptr};
   }
 
  private:
   const head<T>& p_;
-  index_t j0_, n_;
-  lanes<T> S_, c_, u_, d_, mask_;
-  rows<const T> v_, dv_, e_, w_;
+  std::vector<T> q_, k_, a_, r_;
 };
 
-/// The reverse walk of one slice of columns.
+/// The value columns `[first, first + count)` of a head.
 template <class T>
-class reverse_slice {
+struct column_range {
+  const head<T>& p;
+  index_t first, count;
+
+  CARVE_INLINE row<T> fetch(const rows<const T>& x, index_t t) const {
+    row<T> y(T(0));
+    for (index_t l = 0; l < count; ++l) y[l] = x(t, first + l);
+    return y;
+  }
+  /// Row i of the full mask.
+  CARVE_INLINE row<T> mask(index_t t, index_t i) const {
+    row<T> y(T(0));
+    for (index_t l = 0; l < count; ++l) y[l] = p.mask(t, i, first + l);
+    return y;
+  }
+  void fetch(const state_view<const T>& x, row<T>* y) const {
+    for (index_t i = 0; i < p.keys && x; ++i) {
+      for (index_t l = 0; l < count; ++l) y[i][l] = x(i, first + l);
+    }
+  }
+  void store(const row<T>* x, const state_view<T>& y) const {
+    for (index_t i = 0; i < p.keys && y; ++i) {
+      for (index_t l = 0; l < count; ++l) y(i, first + l) = x[i][l];
+    }
+  }
+};
+
+/// What a token erased, before the value-axis gate, and what it wrote.
+template <class T>
+struct write_record {
+  row<T> c, u;
+};
+
+/// The recurrence on one tile of columns.  `Plain`: decay and erase act on the
+/// key axis, both are there, and nothing else is; this is decided outside of
+/// the loops over rows.
+template <class T, bool Plain>
+class tile_walk {
  public:
-  reverse_slice(const head<T>& p, const head_cotangents<T>& in,
-                const head_gradients<T>& out, index_t j0, index_t n)
-      : p_(p),
+  explicit tile_walk(const column_range<T>& columns)
+      : p_(columns.p), columns_(columns) {}
+
+  /// Row i of the state, decayed into token t: `a_t[i] S[i,:] * d_t`.
+  CARVE_INLINE void decay(row<T>& y, const row<T>& x, const T* a,
+                          const row<T>& d, index_t i) const {
+    if constexpr (Plain) {
+      set_scaled(y, a[i], x);
+    } else {
+      if (p_.a) {
+        set_scaled(y, a[i], x);
+      } else if (&y != &x) {
+        y = x;
+      }
+      if (p_.d) set_product(y, d, y);
+    }
+  }
+
+  /// From S_{t-1} in `before` to S_t in `S`, which may be the same place.
+  CARVE_INLINE write_record<T> step(index_t t, const key_vectors<T>& x,
+                                    const row<T>* before, row<T>* S) const {
+    const index_t K = p_.keys;
+    row<T> d, c(T(0)), u(T(0));
+    if (!Plain && p_.d) d = columns_.fetch(p_.d, t);
+    for (index_t i = 0; i < K; ++i) {
+      decay(S[i], before[i], x.a, d, i);
+      if (Plain || (p_.erases && !p_.mask)) {
+        add_scaled(c, x.r[i], S[i]);
+      } else if (p_.mask) {
+        row<T> weighted;
+        set_product(weighted, columns_.mask(t, i), S[i]);
+        add_scaled(c, x.r[i], weighted);
+      }
+    }
+    if (p_.v) u = columns_.fetch(p_.v, t);
+    if (p_.v && p_.w) set_product(u, columns_.fetch(p_.w, t), u);
+    if (p_.erases) {
+      row<T> erased = c;
+      if (p_.e) set_product(erased, columns_.fetch(p_.e, t), erased);
+      for (index_t l = 0; l < tile_columns<T>; ++l) {
+        u[l] = T(u[l]) - T(erased[l]);
+      }
+    }
+    for (index_t i = 0; i < K; ++i) add_scaled(S[i], x.k[i], u);
+    return {c, u};
+  }
+
+  /// `o_t = scale * S^T q_t`
+  CARVE_INLINE void read(index_t t, const key_vectors<T>& x, const row<T>* S,
+                         const rows<T>& o) const {
+    row<T> sum(T(0));
+    for (index_t i = 0; i < p_.keys; ++i) add_scaled(sum, x.q[i], S[i]);
+    for (index_t l = 0; l < columns_.count; ++l) {
+      o(t, columns_.first + l) = p_.scale * T(sum[l]);
+    }
+  }
+
+  /// One token in place: state and, where `o` is given, its output.
+  CARVE_INLINE void walk(index_t t, const key_vectors<T>& x, row<T>* S,
+                         const rows<T>& o) const {
+    if (o && p_.read == readout::before) read(t, x, S, o);
+    step(t, x, S, S);
+    if (o && p_.read == readout::after) read(t, x, S, o);
+  }
+
+ private:
+  const head<T>& p_;
+  column_range<T> columns_;
+};
+
+/// K sums over the columns of a tile, each left as a few partial sums that are
+/// added up for all rows at once.
+template <class T>
+class row_sums {
+ public:
+  explicit row_sums(index_t keys) : keys_(keys), table_(keys * partial) {}
+
+  /// Entry i becomes `sum_l x[l] y[l]`.
+  CARVE_INLINE void set(index_t i, const row<T>& x, const row<T>& y) {
+    row<T> z;
+    set_product(z, x, y);
+    fold<partial>(z);
+    const lanes_view<T> to = table_.view().sub(i * partial);
+    CARVE_IVDEP
+    for (index_t l = 0; l < partial; ++l) to[l] = T(z[l]);
+  }
+
+  /// `y += sums`
+  CARVE_INLINE void add_to(lanes_view<T> y) {
+    const lanes_view<T> x = table_.view();
+    CARVE_IVDEP
+    for (index_t i = 0; i < keys_; ++i) {
+      if constexpr (partial == 4) {
+        y[i] = T(y[i]) + ((T(x[4 * i]) + T(x[4 * i + 1])) +
+                          (T(x[4 * i + 2]) + T(x[4 * i + 3])));
+      } else {
+        y[i] = T(y[i]) + T(x[i]);
+      }
+    }
+  }
+
+ private:
+  static constexpr index_t partial = tile_columns<T> == 1 ? 1 : 4;
+
+  index_t keys_;
+  lanes<T> table_;
+};
+
+/// The key-axis gradients of a run of tokens, summed over tiles.
+template <class T>
+struct key_gradients {
+  key_gradients(index_t keys, index_t tokens)
+      : dq(tokens * keys),
+        dk(tokens * keys),
+        dr(tokens * keys),
+        dg(tokens * keys) {}
+
+  /// Adds them to where they belong, and sets them back to zero.
+  void flush(const head<T>& p, const head_gradients<T>& out, index_t t0,
+             index_t n) {
+    for (index_t s = 0; s < n; ++s) {
+      for (index_t i = 0; i < p.keys; ++i) {
+        const index_t at = s * p.keys + i, t = t0 + s;
+        if (out.q) out.q(t, i) += T(dq[at]);
+        if (out.g) out.g(t, i) += T(dg[at]);
+        if (out.k) out.k(t, i) += T(dk[at]);
+        if (!p.erases) continue;
+        const T r = dr[at];
+        if (out.k) out.k(t, i) += p.b ? r * p.b(t, i) : r;
+        if (out.b) out.b(t, i) += r * p.k(t, i);
+      }
+    }
+    for (lanes<T>* x : {&dq, &dk, &dr, &dg}) x->fill(T(0));
+  }
+
+  lanes<T> dq, dk, dr, dg;
+};
+
+/// The reverse walk of one tile of columns.
+template <class T, bool Plain>
+class tile_reverse {
+ public:
+  tile_reverse(const column_range<T>& columns, const head_cotangents<T>& in,
+               const head_gradients<T>& out, row_sums<T>* sums)
+      : p_(columns.p),
+        columns_(columns),
         in_(in),
         out_(out),
-        j0_(j0),
-        n_(n),
-        dS_(p.keys * n),
-        du_(n),
-        dc_(n),
-        do_(n),
-        decayed_(n),
-        weighted_(n),
-        q_(p.keys),
-        k_(p.keys),
-        r_(p.keys),
-        g_(p.keys) {
-    for (index_t i = 0; i < p.keys; ++i) {
-      for (index_t j = 0; j < n; ++j) {
-        dS_[i * n + j] = in.S ? in.S(i, j0 + j) : T(0);
-      }
-    }
-  }
+        forward_(columns),
+        q_(sums[0]),
+        k_(sums[1]),
+        r_(sums[2]),
+        g_(sums[3]) {}
 
-  /// One token back.  `before` and `after` are the states S_{t-1} and S_t, `c`
-  /// and `u` what the token erased (before the value-axis gate) and wrote.
-  CARVE_INLINE void step(index_t t, recurrence_slice<T>& forward,
-                         lanes_view<T> before, lanes_view<T> after,
-                         lanes_view<T> c, lanes_view<T> u) {
+  /// One token back: `dS` turns from the cotangent of S_t into that of S_{t-1}.
+  CARVE_INLINE void step(index_t t, const key_vectors<T>& x,
+                         const row<T>* before, const row<T>* after,
+                         const write_record<T>& past, row<T>* dS) {
     const index_t K = p_.keys;
-    const lanes_view<T> dS = dS_.view(), du = du_.view(), dc = dc_.view();
-    const lanes_view<T> dout = do_.view();
-    const bool reads = static_cast<bool>(in_.o);
-    for (index_t j = 0; j < n_; ++j) {
-      du[j] = T(0);
-      dout[j] = reads ? p_.scale * in_.o(t, j0_ + j) : T(0);
-    }
-    if (reads && p_.read == readout::after) read_back(t, after);
+    row<T> dout, du(T(0)), d;
+    if (in_.o) set_scaled(dout, p_.scale, columns_.fetch(in_.o, t));
+    if (in_.o && p_.read == readout::after) read_back(x, after, dout, dS);
+    for (index_t i = 0; i < K; ++i) add_scaled(du, x.k[i], dS[i]);
+    const row<T> dc = back_through_write(t, du, past.c);
+    if (!Plain && p_.d) d = columns_.fetch(p_.d, t);
+    row<T> dd(T(0));
     for (index_t i = 0; i < K; ++i) {
-      add_scaled(du, T(p_.k(t, i)), dS.sub(i * n_), n_);
-    }
-    for (index_t j = 0; j < n_; ++j) back_through_write(t, j, T(c[j]));
-    if (p_.d) forward.value_decay(t);
-    for (index_t i = 0; i < K; ++i) {
-      const lanes_view<T> row = dS.sub(i * n_);
-      const lanes_view<T> decayed = decayed_.view();
-      k_.set(i, row, u, n_);
-      CARVE_IVDEP
-      for (index_t j = 0; j < n_; ++j) decayed[j] = before[i * n_ + j];
-      forward.decay_row(decayed, t, i);
-      if (p_.erases) back_through_erase(t, i, forward, row);
-      g_.set(i, row, decayed, n_);
-      if (out_.gd) {
-        for (index_t j = 0; j < n_; ++j) {
-          out_.gd(t, j0_ + j) += T(row[j]) * T(decayed[j]);
-        }
+      row<T> decayed;
+      k_.set(i, dS[i], past.u);
+      forward_.decay(decayed, before[i], x.a, d, i);
+      if (Plain || (p_.erases && !p_.mask)) {
+        r_.set(i, decayed, dc);
+        add_scaled(dS[i], x.r[i], dc);
+      } else if (p_.mask) {
+        row<T> weighted;
+        set_product(weighted, columns_.mask(t, i), dc);
+        r_.set(i, decayed, weighted);
+        add_scaled(dS[i], x.r[i], weighted);
+        mask_back(t, i, x.r[i], dc, decayed);
       }
-      forward.decay_row(row, t, i);
+      g_.set(i, dS[i], decayed);
+      if (!Plain && out_.gd) add_product(dd, dS[i], decayed);
+      forward_.decay(dS[i], dS[i], x.a, d, i);
     }
-    if (reads && p_.read == readout::before) read_back(t, before);
-    collect(t);
-  }
-
-  /// Adds the cotangent of the start state to where it belongs.
-  void finish() {
-    if (!out_.S0) return;
-    for (index_t i = 0; i < p_.keys; ++i) {
-      for (index_t j = 0; j < n_; ++j)
-        out_.S0(i, j0_ + j) += T(dS_[i * n_ + j]);
-    }
+    if (!Plain && out_.gd) scatter(out_.gd, t, dd);
+    if (in_.o && p_.read == readout::before) read_back(x, before, dout, dS);
   }
 
  private:
-  /// Back through `o_t = scale * S^T q_t`.
-  CARVE_INLINE void read_back(index_t t, lanes_view<T> S) {
-    const lanes_view<T> dout = do_.view();
-    for (index_t i = 0; i < p_.keys; ++i) {
-      q_.set(i, S.sub(i * n_), dout, n_);
-      add_scaled(dS_.view().sub(i * n_), T(p_.q(t, i)), dout, n_);
-    }
-  }
-
-  /// Back through `u = w * v - e * c` at value channel j.
-  CARVE_INLINE void back_through_write(index_t t, index_t j, const T& c) {
-    const T du = du_[j];
-    const index_t jj = j0_ + j;
-    if (p_.v) {
-      const T v = p_.v(t, jj);
-      if (out_.w) out_.w(t, jj) += du * v;
-      if (out_.v) out_.v(t, jj) += p_.w ? du * p_.w(t, jj) : du;
-    }
-    if (out_.e) out_.e(t, jj) += -(du * c);
-    dc_[j] = p_.e ? -(du * p_.e(t, jj)) : -du;
-  }
-
-  /// Back through `c = S~^T r` at key channel i; `row` becomes that of dS~.
-  CARVE_INLINE void back_through_erase(index_t t, index_t i,
-                                       recurrence_slice<T>& forward,
-                                       lanes_view<T> row) {
-    const lanes_view<T> dc = dc_.view(), decayed = decayed_.view();
-    const T r = forward.address(t, i);
-    if (!p_.mask) {
-      r_.set(i, decayed, dc, n_);
-      add_scaled(row, r, dc, n_);
-      return;
-    }
-    const lanes_view<T> m = forward.mask_row(t, i);
-    const lanes_view<T> weighted = weighted_.view();
+  static CARVE_INLINE void add_product(row<T>& y, const row<T>& x,
+                                       const row<T>& z) {
     CARVE_IVDEP
-    for (index_t j = 0; j < n_; ++j) weighted[j] = T(m[j]) * T(dc[j]);
-    r_.set(i, decayed, weighted, n_);
-    add_scaled(row, r, weighted, n_);
-    if (out_.mask) {
-      for (index_t j = 0; j < n_; ++j) {
-        out_.mask(t, i, j0_ + j) += r * (T(dc[j]) * T(decayed[j]));
-      }
+    for (index_t l = 0; l < tile_columns<T>; ++l) {
+      y[l] = T(y[l]) + T(x[l]) * T(z[l]);
     }
   }
 
-  /// Adds this token's sums over value columns to the key-axis gradients.
-  CARVE_INLINE void collect(index_t t) {
-    const lanes_view<T> dk = k_.sum(), dr = r_.sum();
-    const lanes_view<T> dq = q_.sum(), dg = g_.sum();
+  CARVE_INLINE void scatter(const rows<T>& to, index_t t,
+                            const row<T>& x) const {
+    for (index_t l = 0; l < columns_.count; ++l) {
+      to(t, columns_.first + l) += T(x[l]);
+    }
+  }
+
+  /// Back through `o_t = scale * S^T q_t`.
+  CARVE_INLINE void read_back(const key_vectors<T>& x, const row<T>* S,
+                              const row<T>& dout, row<T>* dS) {
     for (index_t i = 0; i < p_.keys; ++i) {
-      if (in_.o && out_.q) out_.q(t, i) += T(dq[i]);
-      if (out_.g) out_.g(t, i) += T(dg[i]);
-      if (out_.k) out_.k(t, i) += T(dk[i]);
-      if (!p_.erases) continue;
-      const T dri = dr[i];
-      if (out_.k) out_.k(t, i) += p_.b ? dri * p_.b(t, i) : dri;
-      if (out_.b) out_.b(t, i) += dri * p_.k(t, i);
+      q_.set(i, S[i], dout);
+      add_scaled(dS[i], x.q[i], dout);
+    }
+  }
+
+  /// Back through `u = w * v - e * c`: the cotangent of c.
+  CARVE_INLINE row<T> back_through_write(index_t t, const row<T>& du,
+                                         const row<T>& c) const {
+    row<T> dc(T(0));
+    for (index_t l = 0; l < columns_.count; ++l) {
+      const index_t j = columns_.first + l;
+      const T x = du[l];
+      if (p_.v && out_.w) out_.w(t, j) += x * p_.v(t, j);
+      if (p_.v && out_.v) out_.v(t, j) += p_.w ? x * p_.w(t, j) : x;
+      if (out_.e) out_.e(t, j) += -(x * T(c[l]));
+      if (p_.erases) dc[l] = p_.e ? -(x * p_.e(t, j)) : -x;
+    }
+    return dc;
+  }
+
+  CARVE_INLINE void mask_back(index_t t, index_t i, const T& r,
+                              const row<T>& dc, const row<T>& decayed) const {
+    for (index_t l = 0; l < columns_.count && out_.mask; ++l) {
+      out_.mask(t, i, columns_.first + l) += r * (T(dc[l]) * T(decayed[l]));
     }
   }
 
   const head<T>& p_;
+  column_range<T> columns_;
   const head_cotangents<T>& in_;
   const head_gradients<T>& out_;
-  index_t j0_, n_;
-  lanes<T> dS_, du_, dc_, do_, decayed_, weighted_;
-  dot_table<T> q_, k_, r_, g_;
+  tile_walk<T, Plain> forward_;
+  row_sums<T>&q_, &k_, &r_, &g_;  // of dq, dk, dr and dg
 };
+
+/// Decay and erase on the key axis, both there, and nothing on other axes.
+template <class T>
+bool is_plain(const head<T>& p) {
+  return p.a && p.erases && !p.d && !p.mask;
+}
+
+template <class T>
+index_t tiles_of(const head<T>& p) {
+  return (p.values + tile_columns<T> - 1) / tile_columns<T>;
+}
+
+template <class T>
+column_range<T> tile_of(const head<T>& p, index_t n) {
+  const index_t first = n * tile_columns<T>;
+  return {p, first, std::min(tile_columns<T>, p.values - first)};
+}
+
+template <bool Plain, class T>
+CARVE_INLINE void walk_forward(const head<T>& p, const rows<T>& o,
+                               const state_view<T>& S) {
+  const index_t K = p.keys, tiles = tiles_of(p);
+  row_array<T> state(tiles * K, row<T>(T(0)));
+  for (index_t n = 0; n < tiles; ++n) tile_of(p, n).fetch(p.S0, &state[n * K]);
+  key_block<T> keys(p, std::min(block_tokens, p.tokens));
+  for (index_t t0 = 0; t0 < p.tokens; t0 += block_tokens) {
+    const index_t count = std::min(block_tokens, p.tokens - t0);
+    keys.fetch(t0, count);
+    for (index_t n = 0; n < tiles; ++n) {
+      const tile_walk<T, Plain> tile(tile_of(p, n));
+      for (index_t s = 0; s < count; ++s) {
+        tile.walk(t0 + s, keys[s], &state[n * K], o);
+      }
+    }
+  }
+  for (index_t n = 0; n < tiles; ++n) tile_of(p, n).store(&state[n * K], S);
+}
+
+template <bool Plain, class T>
+CARVE_INLINE void walk_backward(const head<T>& p, const head_cotangents<T>& in,
+                                const head_gradients<T>& out, const rows<T>& o,
+                                const state_view<T>& S) {
+  const index_t K = p.keys, tiles = tiles_of(p);
+  const index_t blocks = (p.tokens + block_tokens - 1) / block_tokens;
+  const index_t most = std::min(block_tokens, p.tokens);
+  const index_t size = tiles * K;
+  // The state at the start of each block, and the final one.
+  row_array<T> starts((blocks + 1) * size, row<T>(T(0)));
+  for (index_t n = 0; n < tiles; ++n) tile_of(p, n).fetch(p.S0, &starts[n * K]);
+  key_block<T> keys(p, most);
+  for (index_t block = 0; block < blocks; ++block) {
+    const index_t t0 = block * block_tokens;
+    const index_t count = std::min(block_tokens, p.tokens - t0);
+    keys.fetch(t0, count);
+    for (index_t n = 0; n < tiles; ++n) {
+      const tile_walk<T, Plain> tile(tile_of(p, n));
+      const row<T>* const from = &starts[block * size + n * K];
+      row<T>* const to = &starts[(block + 1) * size + n * K];
+      std::copy(from, from + K, to);
+      for (index_t s = 0; s < count; ++s) tile.walk(t0 + s, keys[s], to, o);
+    }
+  }
+  row_array<T> dS(size, row<T>(T(0)));
+  for (index_t n = 0; n < tiles; ++n) {
+    tile_of(p, n).store(&starts[blocks * size + n * K], S);
+    tile_of(p, n).fetch(in.S, &dS[n * K]);
+  }
+  row_array<T> states((most + 1) * K);
+  std::vector<write_record<T>> past(most);
+  key_gradients<T> sums(K, most);
+  row_sums<T> rows_of_tile[] = {row_sums<T>(K), row_sums<T>(K), row_sums<T>(K),
+                                row_sums<T>(K)};
+  for (index_t block = blocks; block-- > 0;) {
+    const index_t t0 = block * block_tokens;
+    const index_t count = std::min(block_tokens, p.tokens - t0);
+    keys.fetch(t0, count);
+    for (index_t n = 0; n < tiles; ++n) {
+      const tile_walk<T, Plain> tile(tile_of(p, n));
+      const row<T>* const from = &starts[block * size + n * K];
+      std::copy(from, from + K, states.begin());
+      for (index_t s = 0; s < count; ++s) {
+        past[s] =
+            tile.step(t0 + s, keys[s], &states[s * K], &states[(s + 1) * K]);
+      }
+      tile_reverse<T, Plain> reverse(tile_of(p, n), in, out, rows_of_tile);
+      for (index_t s = count; s-- > 0;) {
+        reverse.step(t0 + s, keys[s], &states[s * K], &states[(s + 1) * K],
+                     past[s], &dS[n * K]);
+        if (in.o) rows_of_tile[0].add_to(sums.dq.view().sub(s * K));
+        rows_of_tile[1].add_to(sums.dk.view().sub(s * K));
+        if (p.erases) rows_of_tile[2].add_to(sums.dr.view().sub(s * K));
+        rows_of_tile[3].add_to(sums.dg.view().sub(s * K));
+      }
+    }
+    sums.flush(p, out, t0, count);
+  }
+  for (index_t n = 0; n < tiles && out.S0; ++n) {
+    const column_range<T> columns = tile_of(p, n);
+    for (index_t i = 0; i < K; ++i) {
+      for (index_t l = 0; l < columns.count; ++l) {
+        out.S0(i, columns.first + l) += T(dS[n * K + i][l]);
+      }
+    }
+  }
+}
 
 }  // namespace detail
 
@@ -365,16 +502,8 @@ class reverse_slice {
 /// 2606.27229, which differ only in the axis of their gates.
 template <class T>
 void recurrent_forward(const head<T>& p, rows<T> o, state_view<T> S) {
-  for (index_t j0 = 0; j0 < p.values; j0 += detail::slice_columns<T>) {
-    const index_t n = std::min(detail::slice_columns<T>, p.values - j0);
-    detail::recurrence_slice<T> slice(p, j0, n);
-    lanes<T> sum(n);
-    for (index_t t = 0; t < p.tokens; ++t) slice.walk(t, o, sum.view());
-    if (!S) continue;
-    for (index_t i = 0; i < p.keys; ++i) {
-      for (index_t j = 0; j < n; ++j) S(i, j0 + j) = slice.state()[i * n + j];
-    }
-  }
+  if (detail::is_plain(p)) return detail::walk_forward<true>(p, o, S);
+  detail::walk_forward<false>(p, o, S);
 }
 
 /// Forward and backward, token by token.
@@ -402,55 +531,10 @@ template <class T>
 void recurrent_backward(const head<T>& p, const head_cotangents<T>& in,
                         const head_gradients<T>& out, rows<T> o = {},
                         state_view<T> S = {}) {
-  using detail::checkpoint_tokens;
-  const index_t K = p.keys, T_ = p.tokens;
-  const index_t blocks = (T_ + checkpoint_tokens - 1) / checkpoint_tokens;
-  for (index_t j0 = 0; j0 < p.values; j0 += detail::slice_columns<T>) {
-    const index_t n = std::min(detail::slice_columns<T>, p.values - j0);
-    const index_t size = K * n;
-    detail::recurrence_slice<T> slice(p, j0, n);
-    lanes<T> sum(n);
-    lanes<T> starts(blocks * size);
-    const auto copy = [size](lanes_view<T> to, lanes_view<T> from) {
-      CARVE_IVDEP
-      for (index_t m = 0; m < size; ++m) to[m] = from[m];
-    };
-    for (index_t t = 0; t < T_; ++t) {
-      if (t % checkpoint_tokens == 0) {
-        copy(starts.view().sub(t / checkpoint_tokens * size),
-             slice.state().view());
-      }
-      slice.walk(t, o, sum.view());
-    }
-    if (S) {
-      for (index_t i = 0; i < K; ++i) {
-        for (index_t j = 0; j < n; ++j) S(i, j0 + j) = slice.state()[i * n + j];
-      }
-    }
-    detail::reverse_slice<T> reverse(p, in, out, j0, n);
-    const index_t held = std::min(checkpoint_tokens, T_);
-    lanes<T> states((held + 1) * size), erased(held * n), written(held * n);
-    for (index_t block = blocks; block-- > 0;) {
-      const index_t t0 = block * checkpoint_tokens;
-      const index_t count = std::min(checkpoint_tokens, T_ - t0);
-      copy(slice.state().view(), starts.view().sub(block * size));
-      copy(states.view(), slice.state().view());
-      for (index_t s = 0; s < count; ++s) {
-        slice.step(t0 + s);
-        copy(states.view().sub((s + 1) * size), slice.state().view());
-        for (index_t j = 0; j < n; ++j) {
-          erased[s * n + j] = slice.erased()[j];
-          written[s * n + j] = slice.written()[j];
-        }
-      }
-      for (index_t s = count; s-- > 0;) {
-        reverse.step(t0 + s, slice, states.view().sub(s * size),
-                     states.view().sub((s + 1) * size),
-                     erased.view().sub(s * n), written.view().sub(s * n));
-      }
-    }
-    reverse.finish();
+  if (detail::is_plain(p)) {
+    return detail::walk_backward<true>(p, in, out, o, S);
   }
+  detail::walk_backward<false>(p, in, out, o, S);
 }
 
 }  // namespace carve

@@ -1,0 +1,146 @@
+/// @file
+/// What does a kernel dump hold?  From a safetensors file to a problem, its
+/// cotangents and the outputs to be judged.
+///
+/// Names are those of `carve::tensors`; `o` and `final_state` are outputs, `do`
+/// and `dfinal_state` their cotangents, and `d` before an input's name is its
+/// gradient.  What the tensors do not say stands in the file's metadata, in
+/// `settings_table`; a setting given by the caller takes its place.
+#pragma once
+
+#include <array>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "carve/batch.hpp"
+#include "safetensors.hpp"
+
+namespace carve::program {
+
+/// One setting of a dump, in its metadata or on the command line.
+struct setting {
+  std::string_view key;    ///< in the metadata
+  std::string_view value;  ///< placeholder of the value
+  std::string_view help;   ///< meaning, values and default
+};
+
+inline constexpr std::array settings_table{
+    setting{"family", "NAME", "member of the family, see `carve families`"},
+    setting{"scale", "X", "factor of the read-out (default 1/sqrt(K))"},
+    setting{"read_out", "WHEN",
+            "after the token's update of the state (default)\nor before"},
+    setting{"layout", "AXES", "of q, o, ...: BTHD (default) or BHTD"},
+    setting{"state_layout", "AXES", "of the states: NHKV (default) or NHVK"},
+    setting{"window", "N", "content window of the carve family, in tokens"},
+    setting{"l2norm", "BOOL",
+            "true: q and k are L2-normalised first\n(default false)"},
+    setting{"decay_activation", "F",
+            "what makes g of its logits: none (default),\n"
+            "softplus or bounded"},
+    setting{"lower_bound", "X", "of g, for the bounded decay (default -5)"},
+    setting{"beta_activation", "F",
+            "what makes beta of its logits: none (default),\n"
+            "sigmoid or doubled_sigmoid"},
+    setting{"b_activation", "F", "the same for b"},
+    setting{"w_activation", "F", "the same for w"},
+};
+
+/// Settings by key.
+using settings = std::map<std::string, std::string>;
+
+/// An output that the file holds.
+struct judged_tensor {
+  std::string name;
+  safetensors::dtype dtype;
+  tensor<double> values;  ///< in the layout of `problem`, exactly
+};
+
+/// A dump, every number as it stands in the file.
+struct dump {
+  problem<double> in;
+  outputs<double> cotangents;
+  std::vector<judged_tensor> judged;  ///< o, final_state, then gradients
+  safetensors::dtype dtype;           ///< of q, k and v
+  bool heads_first = false;  ///< the file is [B,H,T,D]; `in` is [B,T,H,D]
+  dimensions size;
+
+  bool has_cotangents() const {
+    return cotangents.o.present() || cotangents.final_state.present();
+  }
+};
+
+/// The dump in `file`.
+/// @throws carve::error  naming the tensor or the setting, what was expected
+///                       and what came.
+dump read_dump(const safetensors::file& file, const settings& given = {});
+
+/// What carve calls the tensor of that name: "input", "output", "cotangent",
+/// "gradient" or, for one that it does not know, "unknown".
+std::string_view role_of(std::string_view name);
+
+/// The tensor called `name`, an output or a gradient, in a result.
+template <class T>
+const tensor<T>& result_named(const gradient_result<T>& r,
+                              std::string_view name) {
+  if (name == "o") return r.out.o;
+  if (name == "final_state") return r.out.final_state;
+  for (const auto& m : tensors<T>::members()) {
+    if (name.substr(1) == m.name) return r.gradients.*m.at;
+  }
+  throw error(name, ": not the name of an output");
+}
+
+/// True where the tensor has a token axis, the ones that `layout` is about.
+bool has_tokens(std::string_view name);
+
+/// `x` with axes 1 and 2 exchanged: [B,T,H,D] to [B,H,T,D] and back.
+template <class T>
+tensor<T> exchange_axes(const tensor<T>& x) {
+  tensor<T> y = x;
+  std::swap(y.shape[1], y.shape[2]);
+  const index_t n1 = x.dim(1), n2 = x.dim(2);
+  index_t inner = 1;
+  for (index_t i = 3; i < x.rank(); ++i) inner *= x.dim(i);
+  for (index_t b = 0; b < x.dim(0); ++b) {
+    for (index_t i = 0; i < n1; ++i) {
+      for (index_t j = 0; j < n2; ++j) {
+        const T* from = &x.data[((b * n1 + i) * n2 + j) * inner];
+        std::copy(from, from + inner, &y.data[((b * n2 + j) * n1 + i) * inner]);
+      }
+    }
+  }
+  return y;
+}
+
+/// The same tensors in another scalar, each element by `f`.
+template <class To, class From, class Convert>
+tensors<To> convert_tensors(const tensors<From>& x, Convert&& f) {
+  tensors<To> y;
+  const auto to = tensors<To>::members();
+  const auto from = tensors<From>::members();
+  for (std::size_t i = 0; i < to.size(); ++i) {
+    y.*to[i].at = convert<To>(x.*from[i].at, f);
+  }
+  return y;
+}
+
+template <class To, class From, class Convert>
+outputs<To> convert_outputs(const outputs<From>& x, Convert&& f) {
+  return {convert<To>(x.o, f), convert<To>(x.final_state, f)};
+}
+
+template <class To, class From, class Convert>
+problem<To> convert_problem(const problem<From>& p, Convert&& f) {
+  problem<To> q;
+  q.family = p.family, q.cu_seqlens = p.cu_seqlens, q.read = p.read;
+  q.state_v_first = p.state_v_first, q.linear_decay = p.linear_decay;
+  q.act = p.act, q.window = p.window;
+  if (p.scale) q.scale = f(*p.scale);
+  q.in = convert_tensors<To>(p.in, f);
+  return q;
+}
+
+}  // namespace carve::program

@@ -1,0 +1,343 @@
+#include "program/report.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+namespace carve::program {
+
+namespace {
+
+namespace st = safetensors;
+
+std::string formatted(const char* form, double x) {
+  char buffer[64];
+  std::snprintf(buffer, sizeof(buffer), form, x);
+  return buffer;
+}
+
+std::string scientific(double x) { return formatted("%.2e", x); }
+
+/// A ratio, in at most seven characters.
+std::string ratio_text(double x) {
+  return formatted(x < 999.995 || !std::isfinite(x) ? "%.2f" : "%.1e", x);
+}
+
+/// Columns as wide as their widest cell, two blanks between; the first is
+/// left-aligned and so are those in `left`.
+class text_table {
+ public:
+  explicit text_table(std::vector<std::size_t> left) : left_(std::move(left)) {}
+
+  void add(std::vector<std::string> cells) {
+    width_.resize(std::max(width_.size(), cells.size()));
+    for (std::size_t i = 0; i < cells.size(); ++i) {
+      width_[i] = std::max(width_[i], cells[i].size());
+    }
+    rows_.push_back(std::move(cells));
+  }
+
+  /// @param[in] around  text before and after the last cell of a row.
+  template <class Around>
+  void write(std::ostream& out, Around&& around) const {
+    for (std::size_t r = 0; r < rows_.size(); ++r) {
+      const std::vector<std::string>& row = rows_[r];
+      std::string line, blanks;
+      for (std::size_t i = 0; i < row.size(); ++i) {
+        const std::string fill(width_[i] - row[i].size(), ' ');
+        const bool left =
+            std::find(left_.begin(), left_.end(), i) != left_.end();
+        const std::string cell =
+            i + 1 == row.size() ? around(r, row[i]) : row[i];
+        line += blanks + (left ? "" : fill) + cell;
+        blanks = (left ? fill : "") + "  ";
+      }
+      line.erase(line.find_last_not_of(' ') + 1);
+      out << line << '\n';
+    }
+  }
+  void write(std::ostream& out) const {
+    write(out, [](std::size_t, const std::string& cell) { return cell; });
+  }
+
+ private:
+  std::vector<std::size_t> left_;
+  std::vector<std::size_t> width_;
+  std::vector<std::vector<std::string>> rows_;
+};
+
+tensor_shape position_of(const tensor_shape& shape, std::size_t flat) {
+  tensor_shape at(shape.size());
+  for (std::size_t i = shape.size(); i-- > 0;) {
+    at[i] = static_cast<index_t>(flat) % shape[i];
+    flat /= static_cast<std::size_t>(shape[i]);
+  }
+  return at;
+}
+
+/// "3, first at t=17".
+std::string nonfinite_text(const verdict& v) {
+  const tensor_error& e = v.errors.actual;
+  if (e.nonfinite == 0) return "0";
+  const tensor_shape at = position_of(v.shape, e.first_nonfinite);
+  return has_tokens(v.name) ? text(e.nonfinite, " from t=", at[1])
+                            : text(e.nonfinite);
+}
+
+/// Why a tensor fails, in words.
+std::string reason(const verdict& v, const tolerance& limit) {
+  const comparison& c = v.errors;
+  switch (c.fault) {
+    case fault::none:
+      return "";
+    case fault::nonfinite:
+      return text(c.actual.nonfinite, " of ", element_count(v.shape),
+                  " elements are not finite, the first at ",
+                  position_of(v.shape, c.actual.first_nonfinite));
+    case fault::zeros:
+      return "all zeros, which the exact result is not";
+    case fault::rms:
+      return "RMS error " + ratio_text(c.ratio) + " times the replay's, " +
+             ratio_text(limit.rms) + " allowed";
+    case fault::largest:
+      return "largest error " + ratio_text(c.max_ratio) +
+             " times the replay's, " + ratio_text(limit.largest) + " allowed";
+  }
+  return "";
+}
+
+std::string replay_text(const verification& v) {
+  std::string s(name(v.as));
+  if (v.as == profile::tensor_core) {
+    s += " with operands in " + std::string(st::dtype_name(v.dtype));
+  }
+  return s;
+}
+
+}  // namespace
+
+void write_table(std::ostream& out, const verification& v, bool colour) {
+  const std::string green = colour ? "\033[32m" : "";
+  const std::string red = colour ? "\033[1;31m" : "";
+  const std::string plain = colour ? "\033[0m" : "";
+  const dimensions& n = v.size;
+  out << st::printable(std::filesystem::path(v.file).filename().string())
+      << ": " << info(v.of).title << " (" << info(v.of).name << ")\n"
+      << "  B " << n.B << ", T " << n.T << ", H " << n.H;
+  if (n.HV != n.H) out << ", HV " << n.HV;
+  out << ", K " << n.K << ", V " << n.V;
+  if (v.packed) out << ", " << n.N << " packed sequences";
+  out << ", scale " << formatted("%.6g", v.scale);
+  if (v.read == readout::before) out << ", read-out before the update";
+  out << "\n  exact: double-double; replay: " << replay_text(v) << "\n\n";
+
+  text_table errors({0, 7});
+  errors.add({"", "RMS", "replay's", "", "", "largest", "", ""});
+  errors.add({"tensor", "error", "error", "ratio", "dist", "error", "ratio",
+              "verdict"});
+  text_table worst({0, 1, 4});
+  worst.add({"tensor", "worst at", "actual", "exact", "not finite"});
+  for (const verdict& t : v.tensors) {
+    const comparison& c = t.errors;
+    errors.add({t.name, scientific(c.rel_rms), scientific(c.replay_rel_rms),
+                ratio_text(c.ratio), ratio_text(c.replay_distance),
+                scientific(c.max_abs), ratio_text(c.max_ratio),
+                c.pass() ? "pass" : "FAIL"});
+    worst.add({t.name, text(position_of(t.shape, c.worst)),
+               formatted("%.5e", t.actual_value),
+               formatted("%.5e", t.reference_value), nonfinite_text(t)});
+  }
+  errors.write(out, [&](std::size_t, const std::string& cell) {
+    if (cell == "pass") return green + cell + plain;
+    if (cell == "FAIL") return red + cell + plain;
+    return cell;
+  });
+  out << '\n';
+  worst.write(out);
+  out << '\n';
+  for (const verdict& t : v.tensors) {
+    if (t.errors.pass()) continue;
+    out << red << "FAIL" << plain << "  " << t.name << ": "
+        << reason(t, v.limit) << '\n';
+  }
+  if (v.pass()) {
+    out << green << "pass" << plain << "  "
+        << (v.tensors.size() == 1
+                ? "the tensor is"
+                : text("all ", v.tensors.size(), " tensors are"))
+        << " within " << formatted("%g", v.limit.rms) << " (RMS) and "
+        << formatted("%g", v.limit.largest) << " (largest) replay errors\n";
+  } else if (v.as == profile::fp32) {
+    out << "\nReplayed in fp32; a kernel that multiplies in TF32 is judged "
+           "with --profile tf32.\n";
+  }
+}
+
+void write_json(std::ostream& out, const verification& v) {
+  // Ordered: a reader finds the verdict first.
+  using json = nlohmann::ordered_json;
+  const auto number = [](double x) {
+    return std::isfinite(x) ? json(x) : json(nullptr);
+  };
+  json all{{"verdict", v.pass() ? "pass" : "fail"},
+           {"file", st::printable(v.file)},
+           {"family", info(v.of).name},
+           {"profile", name(v.as)},
+           {"threshold", v.limit.rms},
+           {"max_threshold", v.limit.largest},
+           {"reference",
+            {{"scalar", scalar_traits<double_double>::name},
+             {"digits", scalar_traits<double_double>::digits}}},
+           {"tensors", json::array()}};
+  for (const verdict& t : v.tensors) {
+    const comparison& c = t.errors;
+    json row{{"name", t.name},
+             {"dtype", st::dtype_name(t.dtype)},
+             {"shape", t.shape},
+             {"rel_rms", number(c.rel_rms)},
+             {"replay_rel_rms", number(c.replay_rel_rms)},
+             {"ratio", number(c.ratio)},
+             {"replay_distance", number(c.replay_distance)},
+             {"max_abs", number(c.max_abs)},
+             {"max_ratio", number(c.max_ratio)},
+             {"worst_index", position_of(t.shape, c.worst)},
+             {"reference_value", number(t.reference_value)},
+             {"actual_value", number(t.actual_value)},
+             {"nonfinite", c.actual.nonfinite},
+             {"first_nonfinite", nullptr},
+             {"pass", c.pass()}};
+    if (c.actual.nonfinite > 0) {
+      row["first_nonfinite"] = position_of(t.shape, c.actual.first_nonfinite);
+    }
+    if (!c.pass()) row["reason"] = reason(t, v.limit);
+    all["tensors"].push_back(std::move(row));
+  }
+  out << all.dump(2) << '\n';
+}
+
+void write_junit(std::ostream& out, const verification& v) {
+  const auto quoted = [](const std::string& s) {
+    std::string q = "\"";
+    for (const char c : st::printable(s)) {
+      if (c == '&') {
+        q += "&amp;";
+      } else if (c == '<') {
+        q += "&lt;";
+      } else if (c == '>') {
+        q += "&gt;";
+      } else if (c == '"') {
+        q += "&quot;";
+      } else {
+        q += c;
+      }
+    }
+    return q + "\"";
+  };
+  const auto failures =
+      std::count_if(v.tensors.begin(), v.tensors.end(),
+                    [](const verdict& t) { return !t.errors.pass(); });
+  const std::string suite =
+      "carve." + std::filesystem::path(v.file).stem().string();
+  out << "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n"
+      << "  <testsuite name=" << quoted(suite) << " tests=\""
+      << v.tensors.size() << "\" failures=\"" << failures
+      << "\" errors=\"0\" skipped=\"0\">\n";
+  for (const verdict& t : v.tensors) {
+    out << "    <testcase classname=" << quoted(suite)
+        << " name=" << quoted(t.name);
+    if (t.errors.pass()) {
+      out << "/>\n";
+      continue;
+    }
+    out << ">\n      <failure message=" << quoted(reason(t, v.limit))
+        << "/>\n    </testcase>\n";
+  }
+  out << "  </testsuite>\n</testsuites>\n";
+}
+
+void write_families(std::ostream& out) {
+  constexpr std::string_view axes[] = {"1", "head", "key", "value", "mask"};
+  const auto along = [&](axis a) {
+    return std::string(axes[static_cast<std::size_t>(a)]);
+  };
+  text_table table({0, 1, 2, 3, 4, 5});
+  table.add({"family", "", "decay", "erase", "write", "source"});
+  for (const family_info& f : families) {
+    // The last column is what is left of 80.
+    std::string source(f.source), rest;
+    if (source.size() > 24) {
+      const std::size_t cut = source.rfind(' ', 24);
+      rest = source.substr(cut + 1), source.resize(cut);
+    }
+    table.add({std::string(f.name), std::string(f.title), along(f.decay),
+               f.tied                  ? "beta"
+               : f.erase == axis::none ? "none"
+                                       : along(f.erase),
+               f.tied ? "beta" : along(f.write), source});
+    if (!rest.empty()) table.add({"", "", "", "", "", rest});
+  }
+  table.write(out);
+  out << "\nA gate varies along that axis of the state, or is one number per "
+         "head; a mask\nvaries along both; beta is one number per head, erase "
+         "and write gate in one.\n1: there is no such gate.\n\n";
+  text_table names({0, 1});
+  names.add({"family", "tensors it takes"});
+  for (const family_info& f : families) {
+    std::string list;
+    for (const std::string_view t : required_tensors(f.id)) {
+      list += (list.empty() ? "" : " ") + std::string(t);
+    }
+    names.add({std::string(f.name), list});
+  }
+  names.write(out);
+  out << "\nEach may come with initial_state and cu_seqlens, and with gd, the "
+         "log of a decay\nalong the value axis; A_log and dt_bias belong to a "
+         "decay activation.\n";
+}
+
+void write_content(std::ostream& out, const st::file& file) {
+  const auto shortened = [](std::string s) {
+    if (s.size() > 24) s = s.substr(0, 21) + "...";
+    return s;
+  };
+  if (!file.metadata().empty()) {
+    text_table metadata({0, 1});
+    for (const auto& [key, value] : file.metadata()) {
+      metadata.add({shortened(st::printable(key)), st::printable(value)});
+    }
+    metadata.write(out);
+    out << '\n';
+  }
+  text_table table({0, 1, 2, 3});
+  table.add({"tensor", "is", "dtype", "shape", "least", "largest", "RMS"});
+  std::size_t bad = 0;
+  for (const std::string& tensor : file.names()) {
+    const st::tensor_info& i = file.info(tensor);
+    std::vector<double> finite;
+    if (st::format_of(i.dtype)) {
+      finite = file.as_double(tensor);
+    } else {
+      for (const std::int64_t e : file.as_int64(tensor)) {
+        finite.push_back(static_cast<double>(e));
+      }
+    }
+    bad += std::erase_if(finite, [](double e) { return !std::isfinite(e); });
+    std::vector<std::string> row{
+        shortened(st::printable(tensor)), std::string(role_of(tensor)),
+        std::string(st::dtype_name(i.dtype)), st::shape_text(i.shape)};
+    if (!finite.empty()) {
+      const auto [least, largest] =
+          std::minmax_element(finite.begin(), finite.end());
+      row.push_back(scientific(*least));
+      row.push_back(scientific(*largest));
+      row.push_back(scientific(root_mean_square(finite)));
+    }
+    table.add(std::move(row));
+  }
+  table.write(out);
+  if (bad > 0) out << '\n' << bad << " elements are NaN or infinite\n";
+}
+
+}  // namespace carve::program
