@@ -93,10 +93,7 @@ class content_walk {
           inner[m] += gate_.w_down(m, j) * mean[j];
       }
       for (index_t i = 0; i < K; ++i) {
-        T shift(0);
-        for (index_t m = 0; m < gate_.rank; ++m) {
-          shift += gate_.w_up(i, m) * inner[m];
-        }
+        const T shift = shift_of(i, inner);
         for (index_t t = t0; t < t0 + n; ++t) {
           b_(t, i) = f_.value(T(logits_(t, i) + shift));
         }
@@ -140,8 +137,9 @@ class content_walk {
       dS = dstart;
       std::vector<T> dshift(K, T(0)), dinner(gate_.rank, T(0));
       for (index_t i = 0; i < K; ++i) {
+        const T shift = shift_of(i, past.inner);
         for (index_t t = 0; t < n; ++t) {
-          const T x = logits_(t0 + t, i);
+          const T x = logits_(t0 + t, i) + shift;
           const T dx = db(t, i) * f_.derivative(x, T(b_(t0 + t, i)));
           if (out.b) out.b(t0 + t, i) += dx;
           dshift[i] += dx;
@@ -180,6 +178,15 @@ class content_walk {
   static state_view<T> view(matrix<T>& m) { return {m.data(), m.cols(), 1}; }
   static state_view<const T> view(const matrix<T>& m) {
     return {m.data(), m.cols(), 1};
+  }
+
+  /// `W_up (W_down m)` at key channel i.
+  T shift_of(index_t i, const std::vector<T>& inner) const {
+    T shift(0);
+    for (index_t m = 0; m < gate_.rank; ++m) {
+      shift += gate_.w_up(i, m) * inner[m];
+    }
+    return shift;
   }
 
   /// Tokens of one window, their gate in place of the logits.

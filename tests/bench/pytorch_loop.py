@@ -4,9 +4,10 @@
 usage: pytorch_loop.py build/bin/carve-bench
 
 Runs both on the same problem (GDN-2, B = 1, T = 256, H = 16, K = V = 128,
-forward and backward) with the same number of threads and prints the ratio.
-The loop is the recurrence as one would write it, all heads at once, with
-gradients by autograd.  Needs PyTorch; the CPU wheel will do.
+forward and backward) and prints the ratios of wall and of CPU time.  The loop
+is the recurrence as one would write it, all heads at once, with gradients by
+autograd; it is timed with one thread and with all, and the better one counts.
+carve uses all.  Needs PyTorch; the CPU wheel will do.
 """
 
 import json
@@ -49,40 +50,50 @@ def forward(q, k, v, g, b, w):
     return torch.stack(o) / WIDTH**0.5
 
 
-def pytorch_seconds():
+def pytorch_seconds(threads):
+    """Wall and CPU time, the least of two runs each."""
+    torch.set_num_threads(threads)
     inputs, cotangent = sample()
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
+    runs = []
+    for _ in range(2):
+        wall, cpu = time.perf_counter(), time.process_time()
         forward(**inputs).backward(cotangent)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+        runs.append((time.perf_counter() - wall, time.process_time() - cpu))
+    return tuple(map(min, zip(*runs)))
 
 
 def carve_seconds(program):
-    seconds = []
+    command = [
+        program,
+        f"--benchmark_filter=whole/double/tokens:{TOKENS}/",
+        "--benchmark_format=json",
+    ]
+    runs = []
     for _ in range(3):
         text = subprocess.run(
-            [
-                program,
-                f"--benchmark_filter=whole/double/tokens:{TOKENS}/",
-                "--benchmark_format=json",
-            ],
+            command,
             check=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         ).stdout
         result, _ = json.JSONDecoder().raw_decode(text)
-        seconds.append(result["benchmarks"][0]["real_time"])
-    return min(seconds)
+        result = result["benchmarks"][0]
+        runs.append((result["real_time"], result["cpu_time"]))
+    return tuple(map(min, zip(*runs)))
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    torch.set_num_threads(os.cpu_count())
-    loop, carve = pytorch_seconds(), carve_seconds(sys.argv[1])
-    print(f"PyTorch {torch.__version__} float64 token loop {loop:8.3f} s")
-    print(f"carve double                     {carve:8.3f} s")
-    print(f"ratio                            {loop / carve:8.1f}")
+    print(f"PyTorch {torch.__version__}, float64   wall [s]   CPU [s]")
+    loops = []
+    for threads in sorted({1, os.cpu_count()}):
+        loops.append(pytorch_seconds(threads))
+        wall, cpu = loops[-1]
+        print(f"token loop, {threads} threads       {wall:8.3f}  {cpu:8.3f}")
+    loop = tuple(map(min, zip(*loops)))
+    carve = carve_seconds(sys.argv[1])
+    print(f"carve, double               {carve[0]:8.3f}  {carve[1]:8.3f}")
+    print(f"ratio                       "
+          f"{loop[0] / carve[0]:8.1f}  {loop[1] / carve[1]:8.1f}")

@@ -1,7 +1,11 @@
 // Is the content gate a model of its window length alone, whatever solves it?
+#include <random>
+
 #include "carve/batch.hpp"
-#include "carve/double_double.hpp"
+#include "carve/dual.hpp"
+#include "carve/prime_field.hpp"
 #include "catch.hpp"
+#include "random_head.hpp"
 #include "random_problem.hpp"
 
 namespace {
@@ -10,7 +14,90 @@ using namespace carve::tests;
 using carve::family;
 using carve::problem;
 
+using carve::chunked_solver;
+using carve::recurrent_solver;
+using field = carve::prime_61;
+using dual_field = carve::dual<field>;
+
+// An activation over a ring whose derivative needs its argument.
+struct quadratic {
+  template <class T>
+  T value(const T& x) const {
+    return x * x + x + T(1);
+  }
+  template <class T>
+  T derivative(const T& x, const T&) const {
+    return x + x + T(1);
+  }
+};
+
 }  // namespace
+
+TEST_CASE("the way back through the gate is its derivative, over a field") {
+  const head_shape s{7, 2, 3};
+  const carve::index_t window = 3, rank = 2;
+  std::mt19937_64 random(17);
+  const auto draw = [&] { return field::uniform(random); };
+  const auto some = [&](carve::index_t n) {
+    std::vector<field> x;
+    for (carve::index_t i = 0; i < n; ++i) x.push_back(draw());
+    return x;
+  };
+  const auto x = fill<field>(s, erase::key, draw);
+  const auto down = some(rank * s.V), up = some(s.K * rank);
+  const auto dO = some(s.T * s.V), dS = some(s.K * s.V);
+  const carve::content_gate<field> gate{
+      window, rank, {down.data(), s.V, 1}, {up.data(), rank, 1}};
+  const auto p = head_of(x, s, carve::readout::after);
+  const carve::head_cotangents<field> in{rows_of<const field>(dO, s.V),
+                                         state_of<const field>(dS, s)};
+
+  const auto back = [&](const auto& solver) {
+    auto g = fill<field>(s, erase::key, [] { return field(0); });
+    std::vector<field> parameters(down.size() + up.size());
+    carve::content_backward(p, gate, solver, in, gradients_of(g, s),
+                            carve::content_gate_gradients<field>{
+                                {parameters.data(), s.V, 1},
+                                {parameters.data() + down.size(), rank, 1}},
+                            {}, {}, quadratic{});
+    return std::pair(g, parameters);
+  };
+  const auto [g, parameters] = back(recurrent_solver{});
+  REQUIRE(back(chunked_solver<>{2, {}}) == std::pair(g, parameters));
+
+  // Every input moves at once along a random direction.
+  field expected(0);
+  const auto lift = [&](const std::vector<field>& at,
+                        const std::vector<field>& gradient, bool log) {
+    std::vector<dual_field> moved;
+    for (std::size_t i = 0; i < at.size(); ++i) {
+      const field along = draw();
+      moved.emplace_back(at[i]);
+      moved.back().derivative = log ? at[i] * along : along;
+      expected += gradient[i] * along;
+    }
+    return moved;
+  };
+  head_tensors<dual_field> y;
+  y.q = lift(x.q, g.q, false), y.k = lift(x.k, g.k, false);
+  y.v = lift(x.v, g.v, false), y.a = lift(x.a, g.a, true);
+  y.d = lift(x.d, g.d, true), y.b = lift(x.b, g.b, false);
+  y.w = lift(x.w, g.w, false), y.S0 = lift(x.S0, g.S0, false);
+  const auto split = parameters.begin() + static_cast<long>(down.size());
+  const auto ddown = lift(down, {parameters.begin(), split}, false);
+  const auto dup = lift(up, {split, parameters.end()}, false);
+  std::vector<dual_field> o(dO.size()), S(dS.size());
+  carve::content_forward(
+      head_of(y, s, carve::readout::after),
+      carve::content_gate<dual_field>{
+          window, rank, {ddown.data(), s.V, 1}, {dup.data(), rank, 1}},
+      recurrent_solver{}, rows_of<dual_field>(o, s.V),
+      state_of<dual_field>(S, s), quadratic{});
+  field got(0);
+  for (std::size_t i = 0; i < o.size(); ++i) got += o[i].derivative * dO[i];
+  for (std::size_t i = 0; i < S.size(); ++i) got += S[i].derivative * dS[i];
+  REQUIRE(got == expected);
+}
 
 TEST_CASE("zero projections make carve gdn2 with a sigmoid gate, bit for bit") {
   auto p = random_problem<double>(family::carve, {1, 10, 2, 2, 3, 4});
