@@ -1,0 +1,410 @@
+// How fast are the kernels, against the bytes they cannot avoid moving?
+//
+//   carve-cuda-bench [--family NAME] [--direction forward|backward|decode]
+//                    [--shape BxTxHxD] [--path best|general|columnwise]
+//                    [--repeat N]
+//
+// prints, for each row, the time per token and value head, the floor (each
+// input read once, each output written once, at the copy bandwidth measured
+// in this run) and their ratio.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common.cuh"
+#include "kernels.hpp"
+
+using namespace carve::cuda;
+
+namespace {
+
+void require(cudaError_t e) {
+  if (e == cudaSuccess) return;
+  std::fprintf(stderr, "CUDA: %s\n", cudaGetErrorString(e));
+  std::exit(1);
+}
+
+/// Uniform in [0, 1), a function of its two arguments alone.
+__device__ float hashed(std::uint64_t seed, std::uint64_t i) {
+  std::uint64_t x = seed * 0x9e3779b97f4a7c15ull + i;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  x ^= x >> 31;
+  return static_cast<float>(x >> 40) * 0x1p-24f;
+}
+
+__device__ float normal(std::uint64_t seed, std::uint64_t i) {
+  const float u = hashed(seed, 2 * i) + 0x1p-25f;
+  return sqrtf(-2.0f * logf(u)) * cospif(2.0f * hashed(seed, 2 * i + 1));
+}
+
+enum class values : int { unit_normal, gate, log_decay };
+
+/// One block a row; unit_normal rows are scaled by `scale`.
+__global__ void fill(void* x, int width, format f, values kind, float scale,
+                     std::uint64_t seed) {
+  const std::int64_t row = blockIdx.x;
+  for (int i = threadIdx.x; i < width; i += blockDim.x) {
+    const std::int64_t at = row * width + i;
+    float y = normal(seed, at);
+    if (kind == values::unit_normal) y *= scale;
+    if (kind == values::gate) y = 1.0f / (1.0f + expf(-y));
+    if (kind == values::log_decay) {
+      // Slow heads and fast ones: amplitude from 0.08 to 1.
+      const float amplitude = 0.08f + 0.92f * hashed(seed + 1, i);
+      y = -amplitude * log1pf(expf(0.6f * y + 0.3f));
+    }
+    store_from_float(x, at, f, y);
+  }
+}
+
+/// Device memory, freed at the end.
+using buffer = std::unique_ptr<void, decltype(&cudaFree)>;
+
+buffer allocate(std::size_t bytes) {
+  void* p = nullptr;
+  require(cudaMalloc(&p, std::max<std::size_t>(bytes, 256)));
+  return {p, cudaFree};
+}
+
+struct shape {
+  int B, T, H, D;
+};
+
+struct case_data {
+  problem p;
+  outputs out;
+  gradients grad;
+  float* state = nullptr;
+  std::vector<buffer> memory;
+  std::size_t bytes = 0;
+};
+
+int gate_width(const problem& p) {
+  return p.family == family::delta ? 0 : p.family == family::gdn ? 1 : p.K;
+}
+bool has_beta(const problem& p) {
+  return p.family == family::delta || p.family == family::gdn ||
+         p.family == family::kda;
+}
+bool has_key_erase(const problem& p) {
+  return p.family == family::gdn2 || p.family == family::carve;
+}
+int write_width(const problem& p) {
+  return has_beta(p) ? 0 : p.family == family::carve ? 1 : p.V;
+}
+
+enum class direction : int { forward, backward, decode };
+
+/// Allocates and fills one set of tensors; counts the bytes a call must move.
+case_data make(family fam, const shape& s, direction way, std::uint64_t seed) {
+  case_data c;
+  problem& p = c.p;
+  p.family = fam;
+  p.B = p.N = s.B;
+  p.T = s.T;
+  p.H = p.HV = s.H;
+  p.K = p.V = s.D;
+  p.scale = 1.0f / std::sqrt(static_cast<float>(s.D));
+  p.window = 64;
+  p.rank = 16;
+  const std::int64_t rows = std::int64_t(s.B) * s.T * s.H;
+  auto array = [&](std::int64_t height, int width, format f, values kind,
+                   float scale) {
+    const std::size_t bytes =
+        std::size_t(height) * width * (f == format::fp32 ? 4 : 2);
+    c.memory.push_back(allocate(bytes));
+    void* data = c.memory.back().get();
+    fill<<<static_cast<unsigned>(height), 128>>>(data, width, f, kind, scale,
+                                                 ++seed);
+    require(cudaGetLastError());
+    return data;
+  };
+  auto place = [&](int width, format f, values kind, float scale = 1.0f) {
+    tensor t;
+    if (width == 0) return t;
+    t.data = array(rows, width, f, kind, scale);
+    t.head = width;
+    t.token = std::int64_t(width) * s.H;
+    t.batch = t.token * s.T;
+    c.bytes += std::size_t(rows) * width * (f == format::fp32 ? 4 : 2);
+    return t;
+  };
+  const float unit = p.scale;
+  const auto f = p.input;
+  p.q = place(p.K, f, values::unit_normal, unit);
+  p.k = place(p.K, f, values::unit_normal, unit);
+  p.v = place(p.V, f, values::unit_normal);
+  p.g = place(gate_width(p), format::fp32, values::log_decay);
+  p.beta = place(has_beta(p), f, values::gate);
+  p.b = place(has_key_erase(p) ? p.K : 0, f,
+              fam == family::carve && way != direction::decode
+                  ? values::unit_normal
+                  : values::gate);
+  p.e = place(fam == family::value_erase ? p.V : 0, f, values::gate);
+  p.w = place(write_width(p), f, values::gate);
+  if (fam == family::carve) {
+    p.w_down =
+        static_cast<float*>(array(std::int64_t(s.H) * p.rank, p.V, format::fp32,
+                                  values::unit_normal, 0.1f));
+    p.w_up =
+        static_cast<float*>(array(std::int64_t(s.H) * p.K, p.rank, format::fp32,
+                                  values::unit_normal, 0.1f));
+  }
+  if (way == direction::backward) {
+    c.grad.d_o = place(p.V, f, values::unit_normal);
+    c.grad.dq = place(p.K, f, values::gate);
+    c.grad.dk = place(p.K, f, values::gate);
+    c.grad.dv = place(p.V, f, values::gate);
+    c.grad.dg = place(gate_width(p), format::fp32, values::gate);
+    c.grad.dbeta = place(has_beta(p), f, values::gate);
+    c.grad.db = place(has_key_erase(p) ? p.K : 0, f, values::gate);
+    c.grad.de = place(fam == family::value_erase ? p.V : 0, f, values::gate);
+    c.grad.dw = place(write_width(p), f, values::gate);
+    if (fam == family::carve) {
+      c.grad.d_w_down = static_cast<float*>(array(
+          std::int64_t(s.H) * p.rank, p.V, format::fp32, values::gate, 1.0f));
+      c.grad.d_w_up = static_cast<float*>(array(
+          std::int64_t(s.H) * p.K, p.rank, format::fp32, values::gate, 1.0f));
+    }
+  } else {
+    c.out.o = place(p.V, f, values::gate);
+  }
+  if (way == direction::decode) {
+    const std::int64_t states = std::int64_t(s.B) * s.H * p.K;
+    c.state = static_cast<float*>(
+        array(states, p.V, format::fp32, values::unit_normal, 1.0f));
+    c.bytes += 2 * std::size_t(states) * p.V * 4;
+  }
+  return c;
+}
+
+enum class route : int { best, general, columnwise };
+
+status workspace_of(const case_data& c, direction way, route how,
+                    std::size_t* bytes) {
+  const path via = how == route::general ? path::general : path::best;
+  *bytes = 0;
+  if (way == direction::decode) return {};
+  if (way == direction::backward) return backward_workspace(c.p, bytes, via);
+  if (how == route::columnwise) {
+    if (!forward_columnwise_supports(c.p))
+      return {unsupported, "no columnwise kernel for this problem"};
+    return forward_columnwise_workspace(c.p, bytes);
+  }
+  return forward_workspace(c.p, bytes, via);
+}
+
+status call(const case_data& c, direction way, route how, void* ws,
+            std::size_t bytes) {
+  const path via = how == route::general ? path::general : path::best;
+  if (way == direction::decode) return decode(c.p, c.out.o, c.state, nullptr);
+  if (way == direction::backward)
+    return backward(c.p, c.grad, ws, bytes, nullptr, via);
+  if (how == route::columnwise)
+    return forward_columnwise(c.p, c.out, ws, bytes, nullptr);
+  return forward(c.p, c.out, ws, bytes, nullptr, via);
+}
+
+double median(std::vector<float> x) {
+  std::sort(x.begin(), x.end());
+  return x[x.size() / 2];
+}
+
+/// Median milliseconds of `once(i)`, everything queued before the first ends.
+template <class F>
+double timed(F&& once, int repeat) {
+  for (int i = 0; i < 3; ++i) once(i);
+  require(cudaDeviceSynchronize());
+  std::vector<cudaEvent_t> marks(repeat + 1);
+  for (auto& m : marks) require(cudaEventCreate(&m));
+  require(cudaEventRecord(marks[0]));
+  for (int i = 0; i < repeat; ++i) {
+    once(i);
+    require(cudaEventRecord(marks[i + 1]));
+  }
+  require(cudaDeviceSynchronize());
+  std::vector<float> ms(repeat);
+  for (int i = 0; i < repeat; ++i)
+    require(cudaEventElapsedTime(&ms[i], marks[i], marks[i + 1]));
+  for (auto& m : marks) require(cudaEventDestroy(m));
+  return median(ms);
+}
+
+/// Median milliseconds of a device copy of `bytes`.
+double copy_ms(std::size_t bytes, int repeat) {
+  const buffer a = allocate(bytes), b = allocate(bytes);
+  require(cudaMemset(a.get(), 1, bytes));
+  return timed(
+      [&](int) {
+        require(
+            cudaMemcpyAsync(b.get(), a.get(), bytes, cudaMemcpyDeviceToDevice));
+      },
+      repeat);
+}
+
+/// Bytes per second of a large device copy, reads and writes both counted.
+double copy_bandwidth() {
+  const std::size_t bytes = std::size_t(1) << 30;
+  return 2.0 * bytes / (copy_ms(bytes, 15) * 1e-3);
+}
+
+const char* const family_names[] = {"delta", "gdn",   "kda",
+                                    "gdn2",  "carve", "value_erase"};
+const char* const direction_names[] = {"forward", "backward", "decode"};
+const char* const route_names[] = {"best", "general", "columnwise"};
+
+template <std::size_t N>
+int index_of(const char* const (&names)[N], const char* name) {
+  for (std::size_t i = 0; i < N; ++i)
+    if (std::strcmp(names[i], name) == 0) return static_cast<int>(i);
+  std::fprintf(stderr, "unknown name %s; known are:", name);
+  for (const char* n : names) std::fprintf(stderr, " %s", n);
+  std::fprintf(stderr, "\n");
+  std::exit(2);
+}
+
+void row(family fam, direction way, const shape& s, route how, int repeat,
+         double bandwidth) {
+  std::vector<case_data> sets;
+  sets.push_back(make(fam, s, way, 1));
+  // Small problems rotate among several, so that no run meets its inputs in
+  // the cache.
+  const std::size_t beyond_cache = std::size_t(256) << 20;
+  while (sets.size() * sets[0].bytes < beyond_cache && sets.size() < 16)
+    sets.push_back(make(fam, s, way, 100 * sets.size()));
+  std::size_t bytes = 0;
+  status outcome = workspace_of(sets[0], way, how, &bytes);
+  const buffer ws = allocate(bytes);
+  if (outcome) outcome = call(sets[0], way, how, ws.get(), bytes);
+  const cudaError_t error = cudaDeviceSynchronize();
+  char label[64];
+  std::snprintf(label, sizeof label, "%dx%dx%dx%d", s.B, s.T, s.H, s.D);
+  std::printf("%-11s %-8s %-14s ", family_names[static_cast<int>(fam)],
+              direction_names[static_cast<int>(way)], label);
+  if (!outcome || error != cudaSuccess) {
+    std::printf("%s\n", outcome ? cudaGetErrorString(error) : outcome.text);
+    if (error != cudaSuccess) std::exit(1);
+    return;
+  }
+  const char* kernel =
+      way == direction::decode ? "decode"
+      : how == route::best || how == route::general
+          ? kernel_name(sets[0].p, way == direction::backward,
+                        how == route::general ? path::general : path::best)
+          : route_names[static_cast<int>(how)];
+  const double ms = timed(
+      [&](int i) {
+        const status s = call(sets[i % sets.size()], way, how, ws.get(), bytes);
+        if (!s) {
+          std::fprintf(stderr, "%s\n", s.text);
+          std::exit(1);
+        }
+      },
+      repeat);
+  const double units = double(s.B) * s.T * s.H;
+  const double floor = sets[0].bytes / bandwidth * 1e9 / units;
+  const double ns = ms * 1e6 / units;
+  std::printf("%-18s %9.3f ms %8.3f ns  floor %6.3f  ratio %6.2f", kernel, ms,
+              ns, floor, ns / floor);
+  if (way == direction::decode)
+    std::printf("  copy of as many bytes %.3f ns",
+                copy_ms(sets[0].bytes / 2, repeat) * 1e6 / units);
+  std::printf("\n");
+  std::fflush(stdout);
+}
+
+[[noreturn]] void usage() {
+  std::fprintf(stderr,
+               "carve-cuda-bench [--family NAME] [--direction forward|backward|"
+               "decode]\n  [--shape BxTxHxD] [--path best|general|columnwise] "
+               "[--repeat N]\n");
+  std::exit(2);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::vector<int> families = {0, 1, 2, 3, 4, 5};
+  std::vector<int> directions = {0, 1, 2};
+  std::vector<shape> shapes = {{8, 4096, 16, 128},
+                               {4, 2048, 32, 128},
+                               {1, 8192, 16, 128},
+                               {1, 65536, 16, 128},
+                               {8, 4096, 16, 64}};
+  std::vector<int> routes = {0};
+  bool own_shape = false;
+  int repeat = 15;
+  for (int i = 1; i < argc; i += 2) {
+    const std::string option = argv[i];
+    if (i + 1 >= argc) usage();
+    const char* value = argv[i + 1];
+    if (option == "--family") {
+      families = {index_of(family_names, value)};
+    } else if (option == "--direction") {
+      directions = {index_of(direction_names, value)};
+    } else if (option == "--path") {
+      routes = {index_of(route_names, value)};
+    } else if (option == "--repeat") {
+      repeat = std::max(1, std::atoi(value));
+    } else if (option == "--shape") {
+      shape s{};
+      if (std::sscanf(value, "%dx%dx%dx%d", &s.B, &s.T, &s.H, &s.D) != 4 ||
+          s.B < 1 || s.T < 1 || s.H < 1 || s.D < 1)
+        usage();
+      shapes = {s};
+      own_shape = true;
+    } else {
+      usage();
+    }
+  }
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+    std::printf("skipped: no CUDA device\n");
+    return 77;
+  }
+  // A GPU at rest takes a while to reach its clocks.
+  {
+    const buffer a = allocate(std::size_t(1) << 28);
+    cudaEvent_t from, to;
+    require(cudaEventCreate(&from));
+    require(cudaEventCreate(&to));
+    float ms = 0;
+    require(cudaEventRecord(from));
+    while (ms < 500) {
+      for (int i = 0; i < 50; ++i)
+        require(cudaMemsetAsync(a.get(), i, std::size_t(1) << 28));
+      require(cudaEventRecord(to));
+      require(cudaEventSynchronize(to));
+      require(cudaEventElapsedTime(&ms, from, to));
+    }
+  }
+  cudaDeviceProp device;
+  require(cudaGetDeviceProperties(&device, 0));
+  const double bandwidth = copy_bandwidth();
+  std::printf(
+      "%s, copy %.2f TB/s (read + write); times per token and value "
+      "head, median of %d\n",
+      device.name, bandwidth * 1e-12, repeat);
+  for (const int way : directions)
+    for (const int how : routes)
+      for (const int fam : families) {
+        const direction d = static_cast<direction>(way);
+        if (d == direction::decode && !own_shape) {
+          row(static_cast<family>(fam), d, {128, 1, 16, 128},
+              static_cast<route>(how), repeat, bandwidth);
+          continue;
+        }
+        for (shape s : shapes) {
+          if (d == direction::decode && s.T != 1) continue;
+          row(static_cast<family>(fam), d, s, static_cast<route>(how), repeat,
+              bandwidth);
+        }
+      }
+  return 0;
+}

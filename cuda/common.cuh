@@ -1,0 +1,129 @@
+// Element conversions, warp sums and status texts that the kernels share.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "carve/cuda.hpp"
+
+/// Returns the failing CUDA call's own text as the status.
+#define CARVE_CUDA_TRY(call)                                       \
+  do {                                                             \
+    const cudaError_t carve_err = (call);                          \
+    if (carve_err != cudaSuccess)                                  \
+      return ::carve::cuda::status{static_cast<int>(carve_err),    \
+                                   cudaGetErrorString(carve_err)}; \
+  } while (0)
+
+namespace carve::cuda {
+
+/// Status codes of this library; CUDA's own codes are below 10000.
+enum : int {
+  bad_argument = 10001,
+  unsupported = 10002,
+  workspace_too_small = 10003,
+};
+
+/// Element `i` of a tensor in format `f`, as fp32.
+__device__ __forceinline__ float load_as_float(const void* p, std::int64_t i,
+                                               format f) {
+  if (f == format::bf16)
+    return __bfloat162float(static_cast<const __nv_bfloat16*>(p)[i]);
+  if (f == format::fp16) return __half2float(static_cast<const __half*>(p)[i]);
+  return static_cast<const float*>(p)[i];
+}
+
+/// Stores `x` as element `i`, rounded to nearest even.
+__device__ __forceinline__ void store_from_float(void* p, std::int64_t i,
+                                                 format f, float x) {
+  if (f == format::bf16)
+    static_cast<__nv_bfloat16*>(p)[i] = __float2bfloat16_rn(x);
+  else if (f == format::fp16)
+    static_cast<__half*>(p)[i] = __float2half_rn(x);
+  else
+    static_cast<float*>(p)[i] = x;
+}
+
+template <class T>
+__device__ __forceinline__ float to_float(T x) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    return __bfloat162float(x);
+  else if constexpr (std::is_same_v<T, __half>)
+    return __half2float(x);
+  else
+    return x;
+}
+
+template <class T>
+__device__ __forceinline__ T from_float(float x) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    return __float2bfloat16_rn(x);
+  else if constexpr (std::is_same_v<T, __half>)
+    return __float2half_rn(x);
+  else
+    return x;
+}
+
+/// First token and length of sequence `n`, and the batch entry it lies in.
+struct sequence_span {
+  std::int64_t batch, first, length;
+};
+
+__device__ __forceinline__ sequence_span span_of(const std::int64_t* cu_seqlens,
+                                                 int T, int n) {
+  if (cu_seqlens == nullptr) return {n, 0, T};
+  return {0, cu_seqlens[n], cu_seqlens[n + 1] - cu_seqlens[n]};
+}
+
+/// Offset of channel 0 of (batch, token, head) in elements.
+__device__ __forceinline__ std::int64_t offset(const tensor& x,
+                                               std::int64_t batch,
+                                               std::int64_t token,
+                                               std::int64_t head) {
+  return batch * x.batch + token * x.token + head * x.head;
+}
+
+/// A gate as the kernels read it.  One that the family lacks is read all the
+/// same, from an address that exists, and replaced by one: no branch then
+/// makes a load wait for another.
+struct gate {
+  tensor x;
+  int step = 0;  ///< distance of channels; 0: one number for all of them
+  bool present = false;
+
+  template <class T>
+  __device__ __forceinline__ const T* row(std::int64_t batch,
+                                          std::int64_t token,
+                                          std::int64_t head) const {
+    return static_cast<const T*>(x.data) + offset(x, batch, token, head);
+  }
+};
+
+/// Decay, key-axis erase, write and value-axis erase gate of a problem.
+struct gates {
+  gate g, b, w, e;
+};
+
+/// `anywhere` is an address that may be read in place of an absent gate.
+inline gates gates_of(const problem& p, void* anywhere) {
+  const bool has_beta = p.family == family::delta || p.family == family::gdn ||
+                        p.family == family::kda;
+  const auto make = [&](const tensor& x, bool wanted, bool per_channel) {
+    if (!wanted) return gate{tensor{anywhere}, 0, false};
+    return gate{x, per_channel ? 1 : 0, true};
+  };
+  gates all;
+  all.g = make(p.g, p.family != family::delta, p.family != family::gdn);
+  all.b =
+      make(has_beta ? p.beta : p.b, p.family != family::value_erase, !has_beta);
+  all.w = make(has_beta ? p.beta : p.w, true,
+               !has_beta && p.family != family::carve);
+  all.e = make(p.e, p.family == family::value_erase, true);
+  return all;
+}
+
+}  // namespace carve::cuda

@@ -1,0 +1,43 @@
+/// @file
+/// Which kernels exist, and how the dispatcher asks each of them whether it
+/// takes a problem, how much workspace it wants, and to run.
+#pragma once
+
+#include <cstddef>
+
+#include "carve/cuda.hpp"
+
+namespace carve::cuda {
+
+// Chunked forward on Hopper's tensor cores (forward_hopper.cu).
+bool forward_hopper_supports(const problem&);
+status forward_hopper_workspace(const problem&, std::size_t* bytes);
+status forward_hopper(const problem&, const outputs&, void* workspace,
+                      std::size_t bytes, CUstream_st* stream);
+
+// Chunked backward on Hopper's tensor cores (backward_hopper.cu).
+bool backward_hopper_supports(const problem&);
+status backward_hopper_workspace(const problem&, std::size_t* bytes);
+status backward_hopper(const problem&, const gradients&, void* workspace,
+                       std::size_t bytes, CUstream_st* stream);
+
+// Token by token, every family and shape (general_forward.cu,
+// general_backward.cu).
+status forward_general_workspace(const problem&, std::size_t* bytes);
+status forward_general(const problem&, const outputs&, void* workspace,
+                       std::size_t bytes, CUstream_st* stream);
+status backward_general_workspace(const problem&, std::size_t* bytes);
+status backward_general(const problem&, const gradients&, void* workspace,
+                        std::size_t bytes, CUstream_st* stream);
+
+// Chunked, one triangular solve for each value column (columnwise.cu).
+bool forward_columnwise_supports(const problem&);
+status forward_columnwise_workspace(const problem&, std::size_t* bytes);
+status forward_columnwise(const problem&, const outputs&, void* workspace,
+                          std::size_t bytes, CUstream_st* stream);
+
+// One token (decode.cu).
+status decode_step(const problem&, const tensor& o, float* state,
+                   CUstream_st* stream);
+
+}  // namespace carve::cuda

@@ -1,0 +1,166 @@
+// How far are the kernels from the exact recurrence, on easy inputs and on
+// hard ones?
+#include <cmath>
+#include <cstdio>
+
+#include "catch.hpp"
+#include "tools.hpp"
+
+using namespace carve::cuda;
+using namespace carve::cuda::test;
+
+namespace {
+
+const family families[] = {family::delta, family::gdn,   family::kda,
+                           family::gdn2,  family::carve, family::value_erase};
+const draw draws[] = {draw::easy, draw::hard, draw::no_decay,
+                      draw::strong_decay, draw::binary_gates};
+
+/// The allowed error: 1.5 times the replay's where there is one, or a bound.
+double allowed(const values* replayed, const values& exact, double bound) {
+  if (replayed == nullptr) return bound;
+  return 1.5 * relative_rms(*replayed, exact);
+}
+
+void check(const sizes& s, draw d, path how, double bound_o,
+           double bound_gradient, bool backward = true, int padding = 0) {
+  inputs in = make(s, d);
+  in.padding = padding;
+  if (!backward) in.d_o.clear();
+  const results exact = reference(in);
+  const results got = run(in, how, backward);
+  results replayed;
+  const bool has_replay = how == path::best && replay() != nullptr;
+  if (has_replay) replayed = replay()(in);
+  auto unit = [&](const values& x) { return has_replay ? &x : nullptr; };
+  INFO(name_of(s.fam) << " " << name_of(d) << " K=" << s.K << " V=" << s.V
+                      << " T=" << s.T << " seed=" << s.seed
+                      << (s.read_before ? " read before" : ""));
+  const double o = relative_rms(got.o, exact.o);
+  const double state = relative_rms(got.final_state, exact.final_state);
+  std::printf("%-11s %-12s %s K=%-3d V=%-3d T=%-4d  o %.2e  state %.2e",
+              name_of(s.fam), name_of(d),
+              how == path::best ? "best   " : "general", s.K, s.V, s.T, o,
+              state);
+  std::vector<std::pair<const char*, double>> errors;
+  if (backward)
+    for (const named_values& x : paired(got, exact)) {
+      errors.emplace_back(x.name, relative_rms(*x.got, *x.expected));
+      std::printf("  %s %.2e", x.name, errors.back().second);
+    }
+  std::printf("\n");
+  REQUIRE(o <= allowed(unit(replayed.o), exact.o, bound_o));
+  REQUIRE(state <=
+          allowed(unit(replayed.final_state), exact.final_state, bound_o));
+  const auto units = paired(replayed, exact);
+  for (std::size_t i = 0; i < errors.size(); ++i) {
+    INFO(errors[i].first);
+    const bool replays = has_replay && !units[i].got->empty();
+    REQUIRE(errors[i].second <= allowed(replays ? units[i].got : nullptr,
+                                        *units[i].expected, bound_gradient));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("general kernels are really fp32 for fp32 inputs", "[accuracy]") {
+  std::uint64_t seed = 1;
+  for (const family f : families)
+    for (const draw d : draws)
+      for (const auto& [K, V] :
+           {std::pair{64, 64}, {128, 128}, {96, 48}, {256, 128}}) {
+        sizes s;
+        s.fam = f;
+        s.input = format::fp32;
+        s.K = K;
+        s.V = V;
+        s.T = 150;
+        s.H = 1;
+        s.HV = 2;
+        s.window = 40;
+        s.read_before = seed % 2 == 0;
+        s.start_state = seed % 3 != 0;
+        s.seed = seed++;
+        // tf32 would stand near 3e-4, fp32 sums of 256 terms below 1e-5.
+        check(s, d, path::general, 1e-5, 1e-5, true, 4 * (seed % 2));
+      }
+}
+
+TEST_CASE("general kernels round 16-bit results once", "[accuracy]") {
+  std::uint64_t seed = 200;
+  for (const family f : families)
+    for (const format input : {format::bf16, format::fp16}) {
+      sizes s;
+      s.fam = f;
+      s.input = input;
+      s.K = 128;
+      s.V = 64;
+      s.T = 150;
+      s.H = 2;
+      s.HV = 4;
+      s.seed = seed++;
+      // Half a unit in the last place is 2^-9 or 2^-12 at most.
+      const double bound = input == format::bf16 ? 1.96e-3 : 2.5e-4;
+      check(s, draw::hard, path::general, bound, bound);
+    }
+}
+
+TEST_CASE("windows longer than a segment and longer than the sequence",
+          "[accuracy]") {
+  for (const int window : {1, 7, 64, 150, 1000}) {
+    sizes s;
+    s.fam = family::carve;
+    s.input = format::fp32;
+    s.T = 330;
+    s.window = window;
+    s.seed = 400 + window;
+    check(s, draw::easy, path::general, 1e-5, 1e-5);
+  }
+  sizes s;
+  s.fam = family::carve;
+  s.input = format::fp32;
+  s.cu = {0, 100, 100, 101, 330};
+  s.T = 330;
+  s.window = 70;
+  s.H = 2;
+  s.HV = 4;
+  check(s, draw::hard, path::general, 1e-5, 1e-5);
+}
+
+TEST_CASE("the fastest kernels stay near the exact result",
+          "[accuracy][fast]") {
+  std::uint64_t seed = 500;
+  for (const family f : families)
+    for (const draw d : draws)
+      for (const auto& [K, V] :
+           {std::pair{128, 128}, {64, 64}, {128, 64}, {64, 128}}) {
+        sizes s;
+        s.fam = f;
+        s.input = seed % 4 == 3 ? format::fp16 : format::bf16;
+        s.K = K;
+        s.V = V;
+        s.T = 333;
+        s.H = 1;
+        s.HV = 2;
+        s.window = 64;
+        s.start_state = seed % 2 == 0;
+        s.read_before = seed % 5 == 4;
+        s.seed = seed++;
+        check(s, d, path::best, 5e-3, 1e-2);
+      }
+}
+
+TEST_CASE("the fastest kernels on packed sequences and grouped heads",
+          "[accuracy][fast]") {
+  for (const family f : families) {
+    sizes s;
+    s.fam = f;
+    s.K = 128;
+    s.V = 128;
+    s.H = 2;
+    s.HV = 4;
+    s.cu = {0, 0, 1, 64, 200, 200, 333};
+    s.T = 333;
+    check(s, draw::hard, path::best, 5e-3, 1e-2);
+  }
+}

@@ -1,0 +1,231 @@
+// Does a call keep its word: the same bits in two runs and alone or in a
+// batch, empty sequences passed through, wrong problems refused with a text?
+#include <cuda_runtime.h>
+
+#include <cstring>
+
+#include "catch.hpp"
+#include "tools.hpp"
+
+using namespace carve::cuda;
+using namespace carve::cuda::test;
+
+namespace {
+
+const family families[] = {family::delta, family::gdn,   family::kda,
+                           family::gdn2,  family::carve, family::value_erase};
+
+/// Tokens [from, to) of a tensor of `width` elements a token.
+values part(const values& x, std::size_t width, std::size_t from,
+            std::size_t to) {
+  if (x.empty()) return {};
+  return {x.begin() + from * width, x.begin() + to * width};
+}
+
+std::size_t width(const values& x, const problem& p) {
+  return x.size() / (std::size_t(p.B) * p.T);
+}
+
+/// Sequence n of a packed or batched problem, on its own.
+inputs alone(const inputs& in, int n) {
+  const problem& p = in.shape;
+  const std::size_t from = in.cu.empty() ? std::size_t(n) * p.T : in.cu[n];
+  const std::size_t to = in.cu.empty() ? from + p.T : in.cu[n + 1];
+  inputs one = in;
+  one.cu.clear();
+  one.shape.B = one.shape.N = 1;
+  one.shape.T = static_cast<int>(to - from);
+  for (values inputs::*x :
+       {&inputs::q, &inputs::k, &inputs::v, &inputs::g, &inputs::beta,
+        &inputs::b, &inputs::e, &inputs::w, &inputs::d_o})
+    one.*x = part(in.*x, width(in.*x, p), from, to);
+  const std::size_t state = std::size_t(p.HV) * p.K * p.V;
+  one.initial_state = part(in.initial_state, state, n, n + 1);
+  one.d_final_state = part(in.d_final_state, state, n, n + 1);
+  return one;
+}
+
+void require_same_bits(const char* name, const values& a, const values& b) {
+  INFO(name);
+  REQUIRE(a.size() == b.size());
+  REQUIRE((a.empty() ||
+           std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0));
+}
+
+void check_repeatable(const sizes& s, path how) {
+  INFO(name_of(s.fam));
+  const inputs in = make(s, draw::hard);
+  const problem& p = in.shape;
+  const results first = run(in, how), second = run(in, how);
+  require_same_bits("o", first.o, second.o);
+  require_same_bits("final_state", first.final_state, second.final_state);
+  for (const named_values& x : paired(first, second))
+    require_same_bits(x.name, *x.got, *x.expected);
+
+  for (int n = 0; n < p.N; ++n) {
+    const inputs one = alone(in, n);
+    if (one.shape.T == 0) continue;
+    const results single = run(one, how);
+    const std::size_t from = in.cu.empty() ? std::size_t(n) * p.T : in.cu[n];
+    const std::size_t to = from + one.shape.T;
+    const std::size_t state = std::size_t(p.HV) * p.K * p.V;
+    INFO("sequence " << n);
+    require_same_bits("o", single.o,
+                      part(first.o, width(first.o, p), from, to));
+    require_same_bits("final_state", single.final_state,
+                      part(first.final_state, state, n, n + 1));
+    for (const named_values& x : paired(first, single)) {
+      const std::string name = x.name;
+      if (name.starts_with("d_w_")) continue;  // summed over the sequences
+      require_same_bits(x.name, *x.expected,
+                        name == "d_initial_state"
+                            ? part(*x.got, state, n, n + 1)
+                            : part(*x.got, width(*x.got, p), from, to));
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("the same bits in two runs, alone and in a batch", "[contract]") {
+  for (const path how : {path::general, path::best})
+    for (const family f : families) {
+      sizes s;
+      s.fam = f;
+      s.K = 64;
+      s.V = 128;
+      s.B = 3;
+      s.T = 150;
+      s.H = 1;
+      s.HV = 2;
+      s.seed = 11;
+      check_repeatable(s, how);
+      s.B = 1;
+      s.cu = {0, 70, 70, 71, 150};
+      check_repeatable(s, how);
+    }
+}
+
+TEST_CASE("an empty sequence leaves its state as it was", "[contract]") {
+  for (const path how : {path::general, path::best})
+    for (const family f : families)
+      for (const bool start : {true, false}) {
+        sizes s;
+        s.fam = f;
+        s.K = s.V = 64;
+        s.cu = {0, 0, 50, 50};
+        s.T = 50;
+        s.start_state = start;
+        const inputs in = make(s, draw::easy);
+        const results got = run(in, how);
+        const std::size_t state = 64 * 64;
+        for (const int n : {0, 2}) {
+          require_same_bits(
+              "final_state", part(got.final_state, state, n, n + 1),
+              start ? part(in.initial_state, state, n, n + 1) : values(state));
+          require_same_bits(
+              "d_initial_state", part(got.d_initial_state, state, n, n + 1),
+              start ? part(in.d_final_state, state, n, n + 1) : values(state));
+        }
+      }
+}
+
+TEST_CASE("the kernel is chosen by shape and format", "[contract]") {
+  sizes s;
+  s.fam = family::gdn2;
+  s.K = s.V = 48;
+  inputs in = make(s, draw::easy);
+  float x[4] = {};
+  problem p = in.shape;
+  for (tensor* t : {&p.q, &p.k, &p.v, &p.g, &p.b, &p.w}) t->data = x;
+  CHECK(std::string(kernel_name(p, false)) == "forward_general");
+  CHECK(std::string(kernel_name(p, true)) == "backward_general");
+  p.K = 40;
+  CHECK(std::string(kernel_name(p, false)) == "none");
+}
+
+TEST_CASE("a wrong problem is refused with a text", "[contract]") {
+  alignas(256) static float memory[64];
+  problem good;
+  good.family = family::gdn2;
+  good.B = good.N = 1;
+  good.T = 4;
+  good.H = good.HV = 1;
+  good.K = good.V = 64;
+  good.scale = 1;
+  for (tensor* t : {&good.q, &good.k, &good.v, &good.g, &good.b, &good.w})
+    *t = {memory, 256, 64, 64};
+  std::size_t bytes = 0;
+  REQUIRE(forward_workspace(good, &bytes, path::general));
+
+  auto text = [&](auto&& change) {
+    problem p = good;
+    change(p);
+    const status s = forward_workspace(p, &bytes);
+    CHECK(s.code != 0);
+    CHECK(backward_workspace(p, &bytes).code == s.code);
+    return std::string(s.text);
+  };
+  CHECK(text([](problem& p) { p.K = 24; }) ==
+        "K must be a multiple of 16 from 16 to 256");
+  CHECK(text([](problem& p) { p.V = 272; }) ==
+        "V must be a multiple of 16 from 16 to 256");
+  CHECK(text([](problem& p) { p.q.data = nullptr; }) == "q: null pointer");
+  CHECK(text([](problem& p) { p.w.data = nullptr; }) == "w: null pointer");
+  CHECK(text([](problem& p) { p.g.data = nullptr; }) == "g: null pointer");
+  CHECK(text([](problem& p) {
+          p.k.data = reinterpret_cast<char*>(memory) + 1;
+        }) == "k: pointer not aligned to its element");
+  CHECK(text([](problem& p) { p.H = 2; }) == "HV must be a multiple of H");
+  CHECK(text([](problem& p) { p.N = 2; }) ==
+        "N must equal B when cu_seqlens is null");
+  CHECK(text([](problem& p) {
+          p.B = 2;
+          p.cu_seqlens = reinterpret_cast<std::int64_t*>(memory);
+        }) == "B must be 1 when cu_seqlens is given");
+  CHECK(text([](problem& p) { p.B = 0; }) ==
+        "B, H and HV must be at least 1 and T at least 0");
+  CHECK(text([](problem& p) { p.family = static_cast<family>(17); }) ==
+        "family: not one of the known families");
+  CHECK(text([](problem& p) { p.input = static_cast<format>(9); }) ==
+        "format: expected fp32, bf16 or fp16");
+  CHECK(text([](problem& p) { p.family = family::kda; }) ==
+        "beta: null pointer");
+  CHECK(text([](problem& p) { p.family = family::carve; }) ==
+        "window must be at least 1");
+  CHECK(text([](problem& p) {
+          p.family = family::carve;
+          p.window = 64;
+        }) == "rank must be from 1 to 256");
+  CHECK(text([](problem& p) {
+          p.family = family::carve;
+          p.window = 64;
+          p.rank = 1;
+        }) == "w_down: null pointer");
+
+  outputs out;
+  CHECK(std::string(forward(good, out, nullptr, 0, nullptr).text) ==
+        "o: null pointer");
+  out.o = {memory, 256, 32, 64};
+  CHECK(std::string(forward(good, out, nullptr, 0, nullptr).text) ==
+        "o: stride smaller than the row it has to step over");
+  gradients g;
+  CHECK(
+      std::string(backward(good, g, nullptr, 0, nullptr, path::general).text) ==
+      "d_o: null pointer");
+  g.d_o = {memory, 256, 64, 64};
+  CHECK(
+      std::string(backward(good, g, nullptr, 0, nullptr, path::general).text) ==
+      "workspace smaller than the size asked for");
+  g.dbeta = {memory, 4, 1, 1};
+  CHECK(
+      std::string(backward(good, g, nullptr, 0, nullptr, path::general).text) ==
+      "dbeta: this family has no beta");
+  CHECK(std::string(decode(good, out.o, memory, nullptr).text) ==
+        "T must be 1 for decode");
+  problem one = good;
+  one.T = 1;
+  CHECK(std::string(decode(one, out.o, nullptr, nullptr).text) ==
+        "state: null pointer");
+  REQUIRE(cudaGetLastError() == cudaSuccess);
+}
