@@ -765,6 +765,17 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
   }
   // The diagonal blocks of slices of kind `pairs`.
   if (kinds & 0xaaaaaaaau) {
+    // Set aside by hand, or the compiler would spill them on everyone's path.
+    volatile std::uint32_t kept[32];
+    volatile float kept_acc[jobs * 32];
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      kept[4 * n] = Rt[n].x, kept[4 * n + 1] = Rt[n].y;
+      kept[4 * n + 2] = Kt[n].x, kept[4 * n + 3] = Kt[n].y;
+    }
+#pragma unroll
+    for (int n = 0; n < jobs * 32; ++n)
+      kept_acc[n] = acc[n >> 5][n >> 2 & 7][n & 3];
 #pragma unroll 1
     for (int kb = 0; kb < K / 16; ++kb) {
       if ((kinds >> (2 * kb) & 3) != pairs) continue;
@@ -791,11 +802,20 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
               y += __half2float(raw[which + t * 16 + i]) *
                    __half2float(raw[2048 + s * 16 + i]) *
                    power(decay[t * 16 + i] - decay[s * 16 + i]);
-            acc[job][nt][x] += y;
+            const int to = job * 32 + nt * 4 + x;
+            kept_acc[to] = kept_acc[to] + y;
           }
         }
       }
     }
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      Rt[n] = {kept[4 * n], kept[4 * n + 1]};
+      Kt[n] = {kept[4 * n + 2], kept[4 * n + 3]};
+    }
+#pragma unroll
+    for (int n = 0; n < jobs * 32; ++n)
+      acc[n >> 5][n >> 2 & 7][n & 3] = kept_acc[n];
   }
 #pragma unroll
   for (int job = 0; job < jobs; ++job) {
@@ -1629,6 +1649,32 @@ __global__ void __launch_bounds__(K * 4, K == 64 ? 2 : 1)
   }
   __syncthreads();  // dP, dL
 
+  // Slices of kind `pairs` call a function here.  What lives across the call is
+  // set aside by hand, or the compiler would spill it on everyone's path.
+  pair_terms pair_sums[4];
+  if (kind == pairs) {
+    volatile float kept[56];
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      kept[i] = dq[i >> 3][i >> 2 & 1][i & 3];
+      kept[16 + i] = dr[i >> 3][i >> 2 & 1][i & 3];
+      kept[32 + i] = dk[i >> 3][i >> 2 & 1][i & 3];
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) kept[48 + i] = dot[i], kept[52 + i] = tail[i];
+#pragma unroll 1
+    for (int i = 0; i < 4; ++i)
+      sum_pairs<E>(pair_sums[i], p, c, memory + lay::dP, memory + lay::dL,
+                   first_row + 8 * i, head, channel);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      dq[i >> 3][i >> 2 & 1][i & 3] = kept[i];
+      dr[i >> 3][i >> 2 & 1][i & 3] = kept[16 + i];
+      dk[i >> 3][i >> 2 & 1][i & 3] = kept[32 + i];
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) dot[i] = kept[48 + i], tail[i] = kept[52 + i];
+  }
   // One row's inputs, fetched while the row before is worked on.
   uint2 k_raw[1], b_raw[1];
   auto fetch = [&](int i) {
@@ -1746,9 +1792,7 @@ __global__ void __launch_bounds__(K * 4, K == 64 ? 2 : 1)
       load4(q,
             row_of<E>(p.q, c.batch, c.first + min(row, c.length - 1), qk_head) +
                 channel);
-      pair_terms z;
-      sum_pairs<E>(z, p, c, memory + lay::dP, memory + lay::dL, row, head,
-                   channel);
+      const pair_terms& z = pair_sums[i];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         tail[j] += k[j] * to_k[j] * norm.x;

@@ -79,12 +79,10 @@ inline tensor_error measure(std::span<const double> x,
 
 /// How many times the replay's error a tensor's may be.
 ///
-/// 1.5 for the RMS is wide: kernels of a public library measure 0.98 to 1.11.
-/// The largest element is a noisier number. Equally sound variants of one
-/// kernel (chunks of 16, 32 and 64 tokens, permuted channels, tensor-core
-/// rounding by truncation or to nearest) differ by up to 2.3 from each other
-/// and by 1.4 in 99 of 100 tensors, so 4 is never reached by a sound kernel
-/// and 2 would be.
+/// 1.5 for the RMS is wide: kernels of a public library measure 0.99 to 1.10.
+/// The largest element is a noisier number: replays with another chunk length
+/// are as sound as the standard one, and their largest errors differ from its
+/// by more than a factor of 2, never by 4. docs/rounding.md has the evidence.
 struct tolerance {
   double rms = 1.5;      ///< of the root mean square
   double largest = 4.0;  ///< of the largest error

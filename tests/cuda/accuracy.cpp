@@ -30,8 +30,8 @@ void check(const sizes& s, draw d, path how, double bound_o,
   const results exact = reference(in);
   const results got = run(in, how, backward);
   results replayed;
-  const bool has_replay = how == path::best && replay() != nullptr;
-  if (has_replay) replayed = replay()(in);
+  if (how == path::best && replay() != nullptr) replayed = replay()(in);
+  const bool has_replay = !replayed.o.empty();
   auto unit = [&](const values& x) { return has_replay ? &x : nullptr; };
   INFO(name_of(s.fam) << " " << name_of(d) << " K=" << s.K << " V=" << s.V
                       << " T=" << s.T << " seed=" << s.seed

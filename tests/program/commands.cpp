@@ -369,3 +369,16 @@ TEST_CASE("show prints metadata and tensors") {
   REQUIRE(contains(r.out, "cotangent"));
   REQUIRE(contains(complaint("show /does/not/exist"), "cannot open"));
 }
+
+TEST_CASE("--cuda judges the kernels, or says why it cannot") {
+  const result r = carve_with("verify --cuda " + quoted_dump + " 2>&1");
+  CAPTURE(r.out);
+  // Which of the two it is depends on the build and the machine.
+  const bool refused =
+      r.exit == 2 &&
+      (contains(r.out, "--cuda: no CUDA device") ||
+       contains(r.out, "--cuda: this program was built without"));
+  const bool judged =
+      r.exit == 0 && contains(r.out, "all 9 tensors are within");
+  REQUIRE((refused || judged));
+}
