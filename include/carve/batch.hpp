@@ -26,7 +26,8 @@ template <class T>
 class batch {
  public:
   /// @throws carve::error  as check() does.
-  explicit batch(const problem<T>& p) : p_(p), n_(check(p)), x_(p.in) {
+  explicit batch(const problem<T>& p, const run_options& run = {})
+      : p_(p), n_(check(p)), x_(p.in) {
     if constexpr (scalar_traits<T>::is_real) {
       const activations& act = p.act;
       if (act.l2norm) {
@@ -38,8 +39,8 @@ class batch {
       if (p.family != family::carve) x_.b = activate(act.b, std::move(x_.b));
       x_.w = activate(act.w, std::move(x_.w));
       if (!p.linear_decay) {
-        a_ = exponential(x_.g);
-        d_ = exponential(x_.gd);
+        a_ = exponential(x_.g, run);
+        d_ = exponential(x_.gd, run);
       }
       scale_ =
           p.scale ? *p.scale : T(T(1) / carve::sqrt(T(static_cast<int>(n_.K))));
@@ -156,8 +157,19 @@ class batch {
   }
 
  private:
-  static tensor<T> exponential(const tensor<T>& g) {
-    return convert<T>(g, [](const T& x) { return carve::exp(x); });
+  /// `exp(g)`; in double-double it costs as much as a few tokens' updates.
+  static tensor<T> exponential(const tensor<T>& g, const run_options& run) {
+    if (!g.present()) return {};
+    tensor<T> a(g.shape);
+    constexpr index_t block = 4096;
+    const index_t n = static_cast<index_t>(g.data.size());
+    parallel_for((n + block - 1) / block, {run.threads, {}}, [&](index_t task) {
+      const index_t end = std::min(n, (task + 1) * block);
+      for (index_t i = task * block; i < end; ++i) {
+        a.data[i] = carve::exp(g.data[i]);
+      }
+    });
+    return a;
   }
 
   /// First and last token of sequence n on the token axis.
@@ -187,7 +199,7 @@ class batch {
 template <class T, class Solver = recurrent_solver>
 outputs<T> forward(const problem<T>& p, const Solver& solver = {},
                    const run_options& run = {}) {
-  const batch<T> heads(p);
+  const batch<T> heads(p, run);
   const dimensions n = heads.size();
   outputs<T> out{heads.zero_outputs(), heads.zero_states()};
   parallel_for(n.N * n.HV, run, [&](index_t task) {
@@ -213,7 +225,7 @@ template <class T, class Solver = recurrent_solver>
 gradient_result<T> backward(const problem<T>& p, const outputs<T>& cotangents,
                             const Solver& solver = {},
                             const run_options& run = {}) {
-  const batch<T> heads(p);
+  const batch<T> heads(p, run);
   const dimensions n = heads.size();
   gradient_result<T> r{{heads.zero_outputs(), heads.zero_states()}, {}};
   if (cotangents.o.present()) {

@@ -299,7 +299,7 @@ class tile_reverse {
                          const row<T>* before, const row<T>* after,
                          const write_record<T>& past, row<T>* dS) {
     const index_t K = p_.keys;
-    row<T> dout, du(T(0)), d;
+    row<T> dout(T(0)), du(T(0)), d;
     if (in_.o) set_scaled(dout, p_.scale, columns_.fetch(in_.o, t));
     if (in_.o && p_.read == readout::after) read_back(x, after, dout, dS);
     for (index_t i = 0; i < K; ++i) add_scaled(du, x.k[i], dS[i]);
