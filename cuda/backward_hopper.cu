@@ -593,7 +593,7 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
     prepare(const __grid_constant__ arguments a) {
   using lay = prepare_layout<K, V>;
   constexpr int warps = K / 16, threads = K * 2, jobs = 8 / warps;
-  extern __shared__ __align__(128) std::uint8_t memory[];
+  extern __shared__ __align__(1024) std::uint8_t memory[];
   const problem& p = a.p;
   const int head = blockIdx.x % p.HV, index = blockIdx.x / p.HV;
   const chunk_entry c = a.table[index];
@@ -1122,7 +1122,7 @@ __global__ void __launch_bounds__(Warps * 64, 1)
   // A tile row must span 128 bytes for the permutation.
   constexpr int tile = slice < 64 ? 64 : slice;
   using lay = walk_layout<K, tile>;
-  extern __shared__ __align__(128) std::uint8_t memory[];
+  extern __shared__ __align__(1024) std::uint8_t memory[];
   const problem& p = a.p;
   const bool reverse = threadIdx.x >= threads;
   const int tid = threadIdx.x % threads, lane = tid & 31, warp = tid >> 5;

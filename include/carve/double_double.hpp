@@ -68,7 +68,8 @@ struct double_double {
   template <std::integral I>
   constexpr double_double(I n) : hi(static_cast<double>(n)) {
     if constexpr (sizeof(I) > 4) {
-      const double high = static_cast<double>(n / 4096) * 4096;
+      const I upper = n / 4096;
+      const double high = static_cast<double>(upper) * 4096;
       const double low = static_cast<double>(n % 4096);
       hi = high + low;
       lo = low - (hi - high);

@@ -50,6 +50,9 @@ struct reference_solver {
 
 }  // namespace carve
 
+// `how` and `T` are words of a declaration, which parentheses would break.
+// NOLINTBEGIN(bugprone-macro-parentheses)
+
 /// Declares (`how` is `extern`) or defines (`how` is empty) the solvers of one
 /// scalar.
 #define CARVE_SOLVER_TEMPLATES(how, T)                                        \
@@ -82,6 +85,8 @@ struct reference_solver {
   CARVE_SOLVER_TEMPLATES(how, T)                  \
   CARVE_BATCH_TEMPLATES(how, T, recurrent_solver) \
   CARVE_BATCH_TEMPLATES(how, T, reference_solver)
+
+// NOLINTEND(bugprone-macro-parentheses)
 
 namespace carve {
 
