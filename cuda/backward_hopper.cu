@@ -64,10 +64,11 @@ struct chunk_entry {
 struct arguments {
   problem p;
   gradients d;
-  int most_chunks;               // entries of `table`, unused ones length -1
-  chunk_entry* table;            // chunks in order
-  int* first_chunk;              // [N+1]
-  unsigned* peak;                // [N,HV], bits of the largest cotangent
+  int ahead;           // blocks on the chip at once: prefetch distance
+  int most_chunks;     // entries of `table`, unused ones length -1
+  chunk_entry* table;  // chunks in order
+  int* first_chunk;    // [N+1]
+  unsigned* peak;      // [N,HV], bits of the largest cotangent
   __half *W, *Kt, *M, *Qt, *Rt;  // [64,K]
   __half *Y, *Z, *U, *dR, *d_o;  // [64,V], d_o scaled
   uint2 *S, *dS;                 // [V/16,K/16] blocks of 512 bytes, see walk
@@ -180,23 +181,6 @@ __device__ __forceinline__ float4 load_or_zero16(const void* p, bool valid) {
       : "=&f"(y.x), "=&f"(y.y), "=&f"(y.z), "=&f"(y.w)
       : "l"(p), "r"(static_cast<int>(valid)));
   return y;
-}
-
-__device__ __forceinline__ void store16(float* p, const float (&y)[4]) {
-  asm volatile("st.global.v4.f32 [%0], {%1,%2,%3,%4};\n" ::"l"(p), "f"(y[0]),
-               "f"(y[1]), "f"(y[2]), "f"(y[3])
-               : "memory");
-}
-
-/// Sixteen 16-bit elements of a row that four lanes hold as an accumulator
-/// does: columns 2 quad, 2 quad + 1 in `low`, 8 more in `high`.
-template <typename T>
-__device__ __forceinline__ void store_row16(T* row, int quad, std::uint32_t low,
-                                            std::uint32_t high) {
-  const bool odd = quad & 1;
-  const std::uint32_t other = __shfl_xor_sync(~0u, odd ? low : high, 1);
-  *reinterpret_cast<uint2*>(row + (odd ? 8 : 0) + (quad & 2) * 2) =
-      odd ? uint2{other, high} : uint2{low, other};
 }
 
 /// Log2 decays of four channels of rows group + 8 i; rows beyond the chunk's
@@ -535,6 +519,38 @@ __global__ void __launch_bounds__(256)
   if (lane == 0) atomicMax(a.peak + to, __float_as_uint(most));
 }
 
+/// Brings what a block to come will read into the second-level cache, the
+/// lines of one row of one tensor a thread.
+__device__ __forceinline__ void prefetch_chunk(const arguments& a, int index,
+                                               int head, int tid, int threads) {
+  const problem& p = a.p;
+  const std::int64_t next =
+      static_cast<std::int64_t>(index) * p.HV + head + 2 * a.ahead;
+  if (next >= static_cast<std::int64_t>(a.most_chunks) * p.HV) return;
+  const chunk_entry c = a.table[next / p.HV];
+  const int to_head = next % p.HV, qk_head = to_head / (p.HV / p.H);
+  for (int i = tid; i < 7 * chunk; i += threads) {
+    const int row = i % chunk, which = i / chunk;
+    const tensor& x = which == 0   ? p.q
+                      : which == 1 ? p.k
+                      : which == 2 ? p.v
+                      : which == 3 ? p.g
+                      : which == 4 ? a.d.d_o
+                      : which == 5 ? p.b
+                                   : p.w;
+    if (x.data == nullptr || row >= c.length) continue;
+    if (which == 3 && (p.family == family::gdn || p.family == family::delta))
+      continue;
+    const int bytes = which == 3 ? 4 : 2;
+    const int width =
+        bytes * (which == 2 || which == 4 || which == 6 ? p.V : p.K);
+    const auto* from = static_cast<const std::uint8_t*>(x.data) +
+                       bytes * offset(x, c.batch, c.first + row,
+                                      which < 2 ? qk_head : to_head);
+    for (int j = 0; j < width; j += 128) mma::prefetch(from + j);
+  }
+}
+
 /// A slice's running sums and R, q, k as they are, [64,16] each: what `prepare`
 /// needs of a slice of kind `pairs`.
 template <typename E>
@@ -632,11 +648,14 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
     fetch_rows<E>(q_raw, p.q, c, group, 0, qk_head, channel);
     fetch_rows<E>(k_raw, p.k, c, group, 0, qk_head, channel);
     fetch_erase<E>(b_raw, p, c, group, 0, head, channel);
+    prefetch_chunk(a, index, head, tid, threads);
     running_sum(sum, total, lane);
     block_ends(ends, sum, quad);
     float* const gamma_row = a.gamma + at * chunk * K + group * K + channel;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) store16(gamma_row + 8 * i * K, sum[i]);
+    for (int i = 0; i < 8; ++i)
+      *reinterpret_cast<float4*>(gamma_row + 8 * i * K) =
+          make_float4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
     const unsigned kind = kind_of(ends);
     __syncthreads();
     if (lane == 0 && kind != half) atomicOr(flags, kind << (2 * warp));
@@ -765,17 +784,6 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
   }
   // The diagonal blocks of slices of kind `pairs`.
   if (kinds & 0xaaaaaaaau) {
-    // Set aside by hand, or the compiler would spill them on everyone's path.
-    volatile std::uint32_t kept[32];
-    volatile float kept_acc[jobs * 32];
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      kept[4 * n] = Rt[n].x, kept[4 * n + 1] = Rt[n].y;
-      kept[4 * n + 2] = Kt[n].x, kept[4 * n + 3] = Kt[n].y;
-    }
-#pragma unroll
-    for (int n = 0; n < jobs * 32; ++n)
-      kept_acc[n] = acc[n >> 5][n >> 2 & 7][n & 3];
 #pragma unroll 1
     for (int kb = 0; kb < K / 16; ++kb) {
       if ((kinds >> (2 * kb) & 3) != pairs) continue;
@@ -802,20 +810,11 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
               y += __half2float(raw[which + t * 16 + i]) *
                    __half2float(raw[2048 + s * 16 + i]) *
                    power(decay[t * 16 + i] - decay[s * 16 + i]);
-            const int to = job * 32 + nt * 4 + x;
-            kept_acc[to] = kept_acc[to] + y;
+            acc[job][nt][x] += y;
           }
         }
       }
     }
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      Rt[n] = {kept[4 * n], kept[4 * n + 1]};
-      Kt[n] = {kept[4 * n + 2], kept[4 * n + 3]};
-    }
-#pragma unroll
-    for (int n = 0; n < jobs * 32; ++n)
-      acc[n >> 5][n >> 2 & 7][n & 3] = kept_acc[n];
   }
 #pragma unroll
   for (int job = 0; job < jobs; ++job) {
@@ -1024,7 +1023,7 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
 #pragma unroll
     for (int which = 0; which < 2; ++which) {
       __half* const to_slice =
-          (which ? a.Z : a.Y) + at * chunk * V + group * V + slice;
+          (which ? a.Z : a.Y) + at * chunk * V + group * V + slice + 2 * quad;
       quad_reg x[4];
 #pragma unroll
       for (int kb = 0; kb < 4; ++kb)
@@ -1045,10 +1044,11 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
         }
         __half* const to = to_slice + block * 16 * V;
 #pragma unroll
-        for (int h = 0; h < 2; ++h)
-          store_row16(to + 8 * h * V, quad,
-                      operand::pack(y[0][2 * h], y[0][2 * h + 1]),
-                      operand::pack(y[1][2 * h], y[1][2 * h + 1]));
+        for (int n = 0; n < 2; ++n)
+#pragma unroll
+          for (int h = 0; h < 2; ++h)
+            *reinterpret_cast<std::uint32_t*>(to + 8 * h * V + 8 * n) =
+                operand::pack(y[n][2 * h], y[n][2 * h + 1]);
       }
     }
   }
@@ -1099,10 +1099,12 @@ __device__ __forceinline__ void put_state(uint2* block, const quad_reg& x,
 /// Writes 16 tokens x 16 values held transposed.
 __device__ __forceinline__ void put_transposed(__half* to, int stride,
                                                const quad_reg& x, int lane) {
-  __half* row = to + (lane >> 2) * stride;
-  store_row16(row, lane & 3, mma::transpose8(x.r[0]), mma::transpose8(x.r[1]));
-  store_row16(row + 8 * stride, lane & 3, mma::transpose8(x.r[2]),
-              mma::transpose8(x.r[3]));
+  __half* at = to + (lane >> 2) * stride + 2 * (lane & 3);
+  *reinterpret_cast<std::uint32_t*>(at) = mma::transpose8(x.r[0]);
+  *reinterpret_cast<std::uint32_t*>(at + 8) = mma::transpose8(x.r[1]);
+  *reinterpret_cast<std::uint32_t*>(at + 8 * stride) = mma::transpose8(x.r[2]);
+  *reinterpret_cast<std::uint32_t*>(at + 8 * stride + 8) =
+      mma::transpose8(x.r[3]);
 }
 
 /// The state as left operand, channels 16 kb...
@@ -1342,10 +1344,7 @@ struct gradients_layout {
   static constexpr int erase_sum = later + K * 4;
   static constexpr int decay_sum = erase_sum + warps * 128;
   static constexpr int write_sum = decay_sum + warps * 128;
-  // fp32: each thread's Gamma from its blocks' reference points, 4 rows of 4
-  // channels [4,threads,4].
-  static constexpr int exponent = write_sum + chunk * 4;
-  static constexpr int bytes = exponent + chunk * K * 4;
+  static constexpr int bytes = write_sum + chunk * 4;
 };
 
 /// A warp a half of the chunk (32 rows) and slice of 16 channels.
@@ -1359,6 +1358,7 @@ __global__ void __launch_bounds__(K * 4, K == 64 ? 2 : 1)
   const problem& p = a.p;
   const int head = blockIdx.x % p.HV, index = blockIdx.x / p.HV;
   const chunk_entry c = a.table[index];
+  if (c.length < 0) return;
   const int tid = threadIdx.x, lane = tid & 31;
   const int warp = __shfl_sync(~0u, tid >> 5, 0);  // known to be uniform
   const int second = warp / slices, base = warp % slices * 16;
@@ -1407,20 +1407,11 @@ __global__ void __launch_bounds__(K * 4, K == 64 ? 2 : 1)
                 true);
   }
   mma::copy_commit();
-  // Only now, since what stands above does not wait for the table.
-  if (c.length < 0) {
-    mma::copy_wait<0>();
-    return;
-  }
-  const float2 norm = cotangent_scale(a, c.sequence, head);
-  const float unscale = norm.y;
 
-  auto* const exponents =
-      reinterpret_cast<float4*>(memory + lay::exponent) + tid;
+  float x[4][4];  // Gamma, later from its block's reference point
+  uint2 k_raw[4], b_raw[4];
   unsigned kind;
-  uint4 v_raw[value_turns], w_raw[value_turns];
   {
-    float x[4][4];  // Gamma, later from its block's reference point
     float ends[5][4] = {};
     const float* const gamma = a.gamma + at * chunk * K + channel;
 #pragma unroll
@@ -1433,17 +1424,24 @@ __global__ void __launch_bounds__(K * 4, K == 64 ? 2 : 1)
       ends[i + 1][0] = z.x, ends[i + 1][1] = z.y;
       ends[i + 1][2] = z.z, ends[i + 1][3] = z.w;
     }
-    uint2 q_raw[4], k_raw[4], b_raw[4];
+    uint2 q_raw[4];
     fetch_rows<E>(q_raw, p.q, c, first_row, 0, qk_head, channel);
     fetch_rows<E>(k_raw, p.k, c, first_row, 0, qk_head, channel);
     fetch_erase<E>(b_raw, p, c, first_row, 0, head, channel);
-#pragma unroll
-    for (int i = 0; i < value_turns; ++i) {
-      const int row = min((tid + i * threads) / (V / 8), c.length - 1),
-                col = (tid + i * threads) % (V / 8) * 8;
-      v_raw[i] = *reinterpret_cast<const uint4*>(
-          row_of<E>(p.v, c.batch, c.first + row, head) + col);
-      w_raw[i] = fetch_write<E>(p, c, row, head, col);
+    // What a block to come will read, brought into the second-level cache.
+    const std::int64_t next = at + a.ahead;
+    if (next < static_cast<std::int64_t>(a.most_chunks) * p.HV) {
+      for (int i = tid; i < K * V / 64; i += threads) {
+        mma::prefetch(a.S + next * (K * V / 4) + i * 16);
+        mma::prefetch(a.dS + next * (K * V / 4) + i * 16);
+      }
+      for (int i = tid; i < chunk * V / 64; i += threads) {
+        mma::prefetch(a.d_o + next * chunk * V + i * 64);
+        mma::prefetch(a.dR + next * chunk * V + i * 64);
+        mma::prefetch(a.U + next * chunk * V + i * 64);
+      }
+      for (int i = tid; i < chunk * K / 32; i += threads)
+        mma::prefetch(a.gamma + next * chunk * K + i * 32);
     }
     kind = kind_of(ends);
     float mid[4][4];
@@ -1479,7 +1477,6 @@ __global__ void __launch_bounds__(K * 4, K == 64 ? 2 : 1)
         R[j] *= -k[j];
         q[j] *= up, R[j] *= up, k[j] *= down;
       }
-      exponents[i * threads] = make_float4(x[i][0], x[i][1], x[i][2], x[i][3]);
       put_pair(memory + i * 16 * K, to, pack_kind(kind, q[0], q[1]),
                pack_kind(kind, q[2], q[3]));
       put_pair(memory + i * 16 * K + (lay::R - lay::q), to,
@@ -1488,7 +1485,18 @@ __global__ void __launch_bounds__(K * 4, K == 64 ? 2 : 1)
                pack_kind(kind, k[0], k[1]), pack_kind(kind, k[2], k[3]));
     }
   }
+  const float2 norm = cotangent_scale(a, c.sequence, head);
+  const float unscale = norm.y;
   {
+    uint4 v_raw[value_turns], w_raw[value_turns];
+#pragma unroll
+    for (int i = 0; i < value_turns; ++i) {
+      const int row = min((tid + i * threads) / (V / 8), c.length - 1),
+                col = (tid + i * threads) % (V / 8) * 8;
+      v_raw[i] = *reinterpret_cast<const uint4*>(
+          row_of<E>(p.v, c.batch, c.first + row, head) + col);
+      w_raw[i] = fetch_write<E>(p, c, row, head, col);
+    }
     mma::copy_wait<0>();
     __syncthreads();
     // dv = dR*w and dw = dR*v.
@@ -1649,40 +1657,6 @@ __global__ void __launch_bounds__(K * 4, K == 64 ? 2 : 1)
   }
   __syncthreads();  // dP, dL
 
-  // Slices of kind `pairs` call a function here.  What lives across the call is
-  // set aside by hand, or the compiler would spill it on everyone's path.
-  pair_terms pair_sums[4];
-  if (kind == pairs) {
-    volatile float kept[56];
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      kept[i] = dq[i >> 3][i >> 2 & 1][i & 3];
-      kept[16 + i] = dr[i >> 3][i >> 2 & 1][i & 3];
-      kept[32 + i] = dk[i >> 3][i >> 2 & 1][i & 3];
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) kept[48 + i] = dot[i], kept[52 + i] = tail[i];
-#pragma unroll 1
-    for (int i = 0; i < 4; ++i)
-      sum_pairs<E>(pair_sums[i], p, c, memory + lay::dP, memory + lay::dL,
-                   first_row + 8 * i, head, channel);
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      dq[i >> 3][i >> 2 & 1][i & 3] = kept[i];
-      dr[i >> 3][i >> 2 & 1][i & 3] = kept[16 + i];
-      dk[i >> 3][i >> 2 & 1][i & 3] = kept[32 + i];
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) dot[i] = kept[48 + i], tail[i] = kept[52 + i];
-  }
-  // One row's inputs, fetched while the row before is worked on.
-  uint2 k_raw[1], b_raw[1];
-  auto fetch = [&](int i) {
-    fetch_rows<E>(k_raw, p.k, c, first_row + 8 * i, 0, qk_head, channel);
-    fetch_erase<E>(b_raw, p, c, first_row + 8 * i, 0, head, channel);
-  };
-  fetch(0);
-
   // Within the chunk: dq and dr from the first block on, dk from the last
   // back; between two blocks all decay by as much.
   const std::uint32_t in_chunk =
@@ -1766,10 +1740,6 @@ __global__ void __launch_bounds__(K * 4, K == 64 ? 2 : 1)
   for (int i = 0; i < 4; ++i) {
     const int m = i / 2, h = i % 2, row = first_row + 8 * i;
     float q[4], k[4], erase[4], to_q[4], minus_r[4], to_k[4], to_b[4];
-    const float4 exponent = exponents[i * threads];
-    const float x[4] = {exponent.x, exponent.y, exponent.z, exponent.w};
-    const uint2 k_now = k_raw[0], b_now = b_raw[0];
-    if (i < 3) fetch(i + 1);
     // From the operands as they were rounded: what two tokens of the chunk
     // give each other then cancels in the sum over tokens.
     get(q, lay::q, i);
@@ -1781,18 +1751,20 @@ __global__ void __launch_bounds__(K * 4, K == 64 ? 2 : 1)
       dG[i][j] =
           (q[j] * dq[m][t][e] + erase[j] * dr[m][t][e] - k[j] * dk[m][t][e]) *
           unscale;
-      const float up = power(x[j] + unscale_bits);
+      const float up = power(x[i][j] + unscale_bits);
       to_q[j] = dq[m][t][e] * up;
       minus_r[j] = dr[m][t][e] * up;
-      to_k[j] = dk[m][t][e] * power(add_k[j] - x[j]);
+      to_k[j] = dk[m][t][e] * power(add_k[j] - x[i][j]);
     }
-    unpack4<E>(k, k_now);
-    unpack4<E>(erase, b_now);
+    unpack4<E>(k, k_raw[i]);
+    unpack4<E>(erase, b_raw[i]);
     if (kind == pairs) {
       load4(q,
             row_of<E>(p.q, c.batch, c.first + min(row, c.length - 1), qk_head) +
                 channel);
-      const pair_terms& z = pair_sums[i];
+      pair_terms z;
+      sum_pairs<E>(z, p, c, memory + lay::dP, memory + lay::dL, row, head,
+                   channel);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         tail[j] += k[j] * to_k[j] * norm.x;
@@ -1828,8 +1800,10 @@ __global__ void __launch_bounds__(K * 4, K == 64 ? 2 : 1)
            head) *
               K +
           channel;
-      store16(a.dq_part + to, to_q);
-      store16(a.dk_part + to, to_k);
+      *reinterpret_cast<float4*>(a.dq_part + to) =
+          make_float4(to_q[0], to_q[1], to_q[2], to_q[3]);
+      *reinterpret_cast<float4*>(a.dk_part + to) =
+          make_float4(to_k[0], to_k[1], to_k[2], to_k[3]);
     }
   }
 
@@ -1882,7 +1856,9 @@ __global__ void __launch_bounds__(K * 4, K == 64 ? 2 : 1)
   for (int i = 0; i < 4; ++i) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) dG[i][j] += tail[j];
-    if (want_g && first_row + 8 * i < c.length) store16(dg_row, dG[i]);
+    if (want_g && first_row + 8 * i < c.length)
+      *reinterpret_cast<float4*>(dg_row) =
+          make_float4(dG[i][0], dG[i][1], dG[i][2], dG[i][3]);
     dg_row += 8 * a.d.dg.token;
     if (p.family != family::gdn2) {
       float y = dG[i][0] + dG[i][1] + dG[i][2] + dG[i][3];
@@ -1953,6 +1929,7 @@ std::size_t lay_out(arguments& a, std::uint8_t* base) {
         base + used);
     used += (count * sizeof(*pointer) + 255) / 256 * 256;
   };
+  a.ahead = 132;
   a.most_chunks =
       p.cu_seqlens ? p.T / chunk + p.N : p.N * ((p.T + chunk - 1) / chunk);
   const std::size_t each = static_cast<std::size_t>(a.most_chunks) * p.HV;
@@ -2024,14 +2001,6 @@ status run(const arguments& a, cudaStream_t stream) {
                 stream);
 }
 
-template <typename E>
-status run_shape(const arguments& a, cudaStream_t stream) {
-  if (a.p.K == 128 && a.p.V == 128) return run<E, 128, 128>(a, stream);
-  if (a.p.K == 128) return run<E, 128, 64>(a, stream);
-  if (a.p.V == 128) return run<E, 64, 128>(a, stream);
-  return run<E, 64, 64>(a, stream);
-}
-
 bool aligned(const tensor& x, std::int64_t elements, std::uintptr_t bytes) {
   return x.data == nullptr ||
          (reinterpret_cast<std::uintptr_t>(x.data) % bytes == 0 &&
@@ -2047,9 +2016,9 @@ bool backward_hopper_supports(const problem& p) {
       p.family != family::kda)
     return false;
   const bool vector_decay = gdn2 || p.family == family::kda;
-  return (p.input == format::bf16 || p.input == format::fp16) &&
-         p.decay_format == format::fp32 && (p.K == 64 || p.K == 128) &&
-         (p.V == 64 || p.V == 128) && !p.read_before && p.H > 0 &&
+  // What has run on a device: 64 channels and fp16 have not.
+  return p.input == format::bf16 && p.decay_format == format::fp32 &&
+         p.K == 128 && p.V == 128 && !p.read_before && p.H > 0 &&
          p.HV % p.H == 0 && p.B * p.T > 0 && aligned(p.q, 4, 8) &&
          aligned(p.k, 4, 8) && aligned(p.v, 8, 16) &&
          (!vector_decay || aligned(p.g, 4, 16)) &&
@@ -2075,18 +2044,13 @@ status backward_hopper(const problem& p, const gradients& d, void* workspace,
       (gdn2 && (!aligned(d.db, 4, 8) || !aligned(d.dw, 8, 16))) ||
       ((gdn2 || p.family == family::kda) && !aligned(d.dg, 4, 16)))
     return {unsupported, "a gradient's rows are not aligned to 16 bytes"};
-  if (reinterpret_cast<std::uintptr_t>(d.d_final_state) % 16 != 0 ||
-      reinterpret_cast<std::uintptr_t>(workspace) % 256 != 0)
-    return {bad_argument,
-            "d_final_state must be aligned to 16 bytes, the workspace to 256"};
   arguments a{};
   a.p = p;
   a.d = d;
   const std::size_t need = lay_out(a, static_cast<std::uint8_t*>(workspace));
   if (workspace == nullptr || bytes < need)
     return {workspace_too_small, "workspace is smaller than asked for"};
-  return p.input == format::bf16 ? run_shape<__nv_bfloat16>(a, stream)
-                                 : run_shape<__half>(a, stream);
+  return run<__nv_bfloat16, 128, 128>(a, stream);
 }
 
 }  // namespace carve::cuda
