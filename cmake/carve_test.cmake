@@ -17,6 +17,10 @@ function(carve_test name)
     ${name} PRIVATE CARVE_DUMPS="${PROJECT_SOURCE_DIR}/tests/dumps")
   target_link_libraries(${name} PRIVATE carve_reference Catch2::Catch2WithMain
                                         ${arg_LIBRARIES})
+  # Compiling tests costs more than running them.
+  target_compile_options(
+    ${name}
+    PRIVATE "$<$<COMPILE_LANG_AND_ID:CXX,GNU,Clang,AppleClang>:-O1>")
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES TIMEOUT 300
                        FAIL_REGULAR_EXPRESSION "No tests ran")

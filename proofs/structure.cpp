@@ -242,7 +242,7 @@ bool is_causal(generator& rng, std::ostream& show, form which,
 template <class T>
 bool prefix_is_causal(generator& rng, std::ostream& show, form which) {
   const auto in = random_head<T>(rng, which == form::columnwise);
-  const index_t N = in.shape.tokens, V = in.shape.values;
+  const index_t N = in.shape.tokens;
   index_t cut = integer(rng, 1, static_cast<int>(N) - 1);
   if (which != form::recurrent) {
     cut = std::max<index_t>(cut / in.shape.chunk, 1) * in.shape.chunk;
