@@ -138,8 +138,8 @@ struct verify_command : dump_options {
         ->option_text("R2")
         ->check(positive);
     c->add_flag("--cuda", on_device,
-                "judge this library's CUDA kernels on the file's inputs\n"
-                "instead of the outputs in the file");
+                "judge this library's CUDA kernels on the inputs\n"
+                "in the file, not the outputs in it");
     c->add_option("--json", json, "write the report as JSON")
         ->option_text("FILE");
     c->add_option("--junit", junit, "write the report as JUnit XML")
