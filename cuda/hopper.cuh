@@ -23,6 +23,57 @@ __device__ __forceinline__ std::uint32_t swizzled(int row, int piece) {
   return row * 128 + ((piece ^ (row & 7)) << 4);
 }
 
+// ---- ordinary accesses to shared memory ----
+
+__device__ __forceinline__ uint4 read16(std::uint32_t address) {
+  uint4 x;
+  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "r"(address)
+               : "memory");
+  return x;
+}
+__device__ __forceinline__ void write16(std::uint32_t address, uint4 x) {
+  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};\n" ::"r"(address),
+               "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
+               : "memory");
+}
+__device__ __forceinline__ float read4(std::uint32_t address) {
+  float x;
+  asm volatile("ld.shared.f32 %0, [%1];\n" : "=f"(x) : "r"(address) : "memory");
+  return x;
+}
+__device__ __forceinline__ void write4(std::uint32_t address, float x) {
+  asm volatile("st.shared.f32 [%0], %1;\n" ::"r"(address), "f"(x) : "memory");
+}
+__device__ __forceinline__ std::uint32_t read_word(std::uint32_t address) {
+  std::uint32_t x;
+  asm volatile("ld.shared.u32 %0, [%1];\n" : "=r"(x) : "r"(address) : "memory");
+  return x;
+}
+__device__ __forceinline__ void write_word(std::uint32_t address,
+                                           std::uint32_t x) {
+  asm volatile("st.shared.u32 [%0], %1;\n" ::"r"(address), "r"(x) : "memory");
+}
+__device__ __forceinline__ uint2 read8(std::uint32_t address) {
+  uint2 x;
+  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];\n"
+               : "=r"(x.x), "=r"(x.y)
+               : "r"(address)
+               : "memory");
+  return x;
+}
+__device__ __forceinline__ void write8(std::uint32_t address, std::uint32_t x,
+                                       std::uint32_t y) {
+  asm volatile("st.shared.v2.u32 [%0], {%1,%2};\n" ::"r"(address), "r"(x),
+               "r"(y)
+               : "memory");
+}
+__device__ __forceinline__ void write2(std::uint32_t address, float x) {
+  const std::uint16_t h = __half_as_ushort(__float2half_rn(x));
+  asm volatile("st.shared.u16 [%0], %1;\n" ::"r"(address), "h"(h) : "memory");
+}
+
 // ---- asynchronous copies ----
 
 /// Copies 16 bytes to shared memory, or writes zeros where `valid` is false
@@ -45,6 +96,15 @@ __device__ __forceinline__ void copy_async_wait() {
 /// the copy engine; each writing thread calls it before the barrier.
 __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+}
+
+/// Reads 16 bytes that are read once.
+__device__ __forceinline__ uint4 load_once(const void* from) {
+  uint4 x;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "l"(from));
+  return x;
 }
 
 __device__ __forceinline__ void bulk_load(std::uint32_t to, const void* from,
@@ -121,6 +181,22 @@ __device__ __forceinline__ void barrier_wait(std::uint32_t barrier,
       : "memory");
 }
 
+/// Whether the phase is over, without waiting for it.
+__device__ __forceinline__ bool barrier_test(std::uint32_t barrier,
+                                             std::uint32_t phase) {
+  std::uint32_t done;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n"
+      "}\n"
+      : "=r"(done)
+      : "r"(barrier), "r"(phase)
+      : "memory");
+  return done != 0;
+}
+
 /// Named barrier among `Threads` threads of the block.
 template <int Threads>
 __device__ __forceinline__ void sync_group(int id) {
@@ -151,6 +227,17 @@ __device__ __forceinline__ void load_matrices_transposed(
       "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
       : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
       : "r"(address)
+      : "memory");
+}
+__device__ __forceinline__ void store_matrices(std::uint32_t address,
+                                               std::uint32_t r0,
+                                               std::uint32_t r1,
+                                               std::uint32_t r2,
+                                               std::uint32_t r3) {
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};\n" ::"r"(
+          address),
+      "r"(r0), "r"(r1), "r"(r2), "r"(r3)
       : "memory");
 }
 __device__ __forceinline__ void store_matrices_transposed(std::uint32_t address,
@@ -281,6 +368,27 @@ __device__ __forceinline__ void product(float (&d)[N], const std::uint32_t* a,
       CARVE_PRODUCT_128("bf16", "0");
   }
 }
+
+#define CARVE_PRODUCT_SHARED(type)                                       \
+  asm volatile(                                                          \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"                       \
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type        \
+      " {" CARVE_REGISTERS_32 "}, %32, %33, p, 1, 1, 0, 0;\n}\n"         \
+      : CARVE_D8(d, 0), CARVE_D8(d, 8), CARVE_D8(d, 16), CARVE_D8(d, 24) \
+      : "l"(a), "l"(b), "r"(add))
+
+/// d = a b^T + (add ? d : 0), 64 x 64: both tiles' contiguous axis is the one
+/// summed over.
+template <class Operand>
+__device__ __forceinline__ void product_of_tiles(float (&d)[32],
+                                                 std::uint64_t a,
+                                                 std::uint64_t b, int add) {
+  if constexpr (std::is_same_v<Operand, __half>)
+    CARVE_PRODUCT_SHARED("f16");
+  else
+    CARVE_PRODUCT_SHARED("bf16");
+}
+#undef CARVE_PRODUCT_SHARED
 #undef CARVE_REGISTERS_32
 #undef CARVE_REGISTERS_64
 #undef CARVE_D8
@@ -295,11 +403,16 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 }
 
-__device__ __forceinline__ float sigmoid(float x) {
+/// The larger of the two; NaN where one is NaN.
+__device__ __forceinline__ float max_nan(float x, float y) {
+  float z;
+  asm("max.NaN.f32 %0, %1, %2;\n" : "=f"(z) : "f"(x), "f"(y));
+  return z;
+}
+
+__device__ __forceinline__ float reciprocal(float x) {
   float y;
-  asm("rcp.approx.ftz.f32 %0, %1;\n"
-      : "=f"(y)
-      : "f"(1.f + exp2_fast(-1.4426950408889634f * x)));
+  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
   return y;
 }
 

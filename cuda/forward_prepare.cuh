@@ -1,0 +1,821 @@
+// The part of the chunked forward pass that needs no state: a chunk's decayed
+// queries and keys, the products P and the inverse T = (I + L)^-1, made by one
+// warpgroup in shared memory.
+//
+// Per-channel decays.  With y_t the log2 of the decay from about the middle of
+// the chunk to token t (positive before it, negative after),
+//   L_ts = sum (b*k)_t 2^{y_t} k_s 2^{-y_s},
+// so both couplings are plain products of tiles, in bf16, which has the range
+// for decays down to 2^-90 in each half of the chunk.  The walk makes up for
+// the reference point: it multiplies the state by the decay up to it (rounded
+// to a power of two, the reference being moved accordingly) before the products
+// and by the rest of the chunk's decay after them.  A channel
+// that decays faster is referenced to the chunk's start, contributes nothing to
+// those products, and its couplings are added pair by pair, every exponent at
+// most zero (couple_exactly).
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "carve/cuda.hpp"
+#include "common.cuh"
+#include "hopper.cuh"
+
+namespace carve::cuda::forward_chunks {
+
+using namespace hopper;
+
+constexpr int chunk = 64;         // tokens prepared together
+constexpr int tile_bytes = 8192;  // 64 rows of 64 16-bit elements
+constexpr int group = 128;        // threads of a warpgroup
+constexpr float log2e = 1.4426950408889634f;
+
+/// Along which axis a gate varies; `content`: a gate per channel made of its
+/// logits and of the outputs of the window before.
+enum class axis { none, head, channel, content };
+
+/// Where the parts of a prepared chunk of K key channels lie, in bytes from
+/// its start: tiles, each a row a token, and apart from them some numbers.
+/// With a content gate the erase keys lack the gate, there is no T yet, and
+/// the keys to couple them with are part of the chunk.
+template <int K, axis Erase>
+struct prepared {
+  static constexpr bool content = Erase == axis::content;
+  static constexpr int panels = K / 64;
+  static constexpr int erase_keys = 0;                       // b*k*2^y
+  static constexpr int queries = panels * tile_bytes;        // q*2^y
+  static constexpr int tail_keys = 2 * panels * tile_bytes;  // k*e^{G_C-G}
+  static constexpr int products = 3 * panels * tile_bytes;   // P
+  static constexpr int inverse = products + tile_bytes;      // T
+  static constexpr int keys = products + tile_bytes;         // k*2^-y (content)
+  static constexpr int tiles =
+      (content ? 4 * panels + 1 : 3 * panels + 2) * tile_bytes;
+  // Numbers: decay from the chunk's start to the reference (powers of two,
+  // bf16) and from there to its end (fp32); gates of one number per token;
+  // which channels were left out of the products, a bit each.
+  static constexpr int before = 0, after = 256, write = 768, apart = 1024;
+  static constexpr int numbers = Erase == axis::channel ? write
+                                 : content              ? apart + 16
+                                                        : apart;
+  static constexpr int bytes = tiles + numbers;
+};
+
+/// Shared memory that only the preparing warpgroup uses.
+template <int K, axis Decay, bool Content>
+struct scratch {
+  // The logs y of a chunk, fp32, 16 rows at a time: first where the chunk's
+  // products (and inverse) will stand, the rest here.
+  static constexpr int block_bytes = 16 * K * 4;
+  static constexpr int lent =
+      (Content ? 1 : 2) * tile_bytes / block_bytes >= 4
+          ? 4
+          : (Content ? 1 : 2) * tile_bytes / block_bytes;
+  static constexpr bool channels = Decay == axis::channel;
+
+  static constexpr int keys = 0;  // k*2^-y
+  static constexpr int logs = channels && !Content ? K / 64 * tile_bytes : 0;
+  static constexpr int lower = logs + (channels ? (4 - lent) * block_bytes : 0);
+  // The halves' totals; or, of decays of one number per token, the prefixes
+  // in a block of 16 and the factors of query, erase key and tail key, of this
+  // chunk and of the one before.
+  static constexpr int totals = lower + (Content ? 0 : 4 * 1280);
+  static constexpr int totals_bytes = 4 * chunk * 4;
+  static constexpr int apart =
+      totals + (channels ? 1 : 2) * totals_bytes;  // 2 halves x 4 words
+  static constexpr int bytes = apart + 32;
+  static_assert(2 * K * 4 <= totals_bytes);
+};
+
+__device__ __forceinline__ float2 as_float2(uint2 x) {
+  return make_float2(__uint_as_float(x.x), __uint_as_float(x.y));
+}
+
+/// A decay's log2.  2^-160 is zero in fp32, so a faster one is no different,
+/// and sums of these keep their precision; -inf is such a decay, NaN stays.
+__device__ __forceinline__ float log_decay(float g) {
+  return max_nan(g * log2e, -160.f);
+}
+
+/// Log2 of the decay that a half of a chunk may have in a channel whose
+/// couplings are products of tiles.  fp16 has no range to spare.
+template <class In>
+constexpr float half_limit = std::is_same_v<In, __half> ? 8.f : 90.f;
+
+/// A channel of a chunk as couple_exactly reads it: tokens 2 * lane and + 1.
+struct channel_pair {
+  float log[2], key[2], query[2], erase[2];
+};
+
+/// Adds the couplings of the channels whose bits are set in `apart` (bit b of
+/// word 2s + e is channel 64s + 2b + e) to the accumulators of a warpgroup
+/// product: rows 16w + i and + 8, columns 8j + 2c and + 1.
+/// `load(channel)` reads a channel_pair; rows of L carry `erase`.
+template <int K, bool Lower, bool Upper, class Load>
+__device__ __forceinline__ void couple_exactly(const std::uint32_t (&apart)[4],
+                                               int warp, int lane,
+                                               float (&l)[32], float (&m)[32],
+                                               Load&& load) {
+  const int i = lane >> 2, c = lane & 3;
+  int word = 0;
+  std::uint32_t bits = apart[0];
+  // The next channel, or K.
+  const auto next = [&] {
+    while (bits == 0) {
+      if (++word == K / 32) return K;
+      bits = word == 1 ? apart[1] : word == 2 ? apart[2] : apart[3];
+    }
+    const int bit = __ffs(bits) - 1;
+    bits &= bits - 1;
+    return 64 * (word >> 1) + 2 * bit + (word & 1);
+  };
+  int channel = next();
+  channel_pair ahead = {};
+  if (channel < K) ahead = load(channel);
+#pragma unroll 1
+  while (channel < K) {
+    const channel_pair x = ahead;
+    channel = next();
+    if (channel < K) ahead = load(channel);
+
+    // y of the two tokens: sums from the middle of the chunk outwards.
+    const float g0 = log_decay(x.log[0]), g1 = log_decay(x.log[1]);
+    const bool late = lane >= 16;
+    float sum = g0 + g1;
+#pragma unroll
+    for (int d = 1; d < 16; d *= 2) {
+      const int from = late ? lane - d : lane + d;
+      const float y = __shfl_sync(~0u, sum, from & 31);
+      if (from >= 0 && from < 32 && (from >= 16) == late) sum += y;
+    }
+    const int from = late ? lane - 1 : lane + 1;
+    float beyond = __shfl_sync(~0u, sum, from & 31);
+    if (lane == 15 || lane == 16) beyond = 0;
+    const float y0 = late ? beyond + g0 : -(beyond + g1);
+    const float y1 = late ? y0 + g1 : -beyond;
+
+    float row_log[2], row_erase[2], row_query[2];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int at = 8 * warp + 4 * j + (i >> 1);
+      const auto pick = [&](float even, float odd) {
+        const float a = __shfl_sync(~0u, even, at);
+        const float b = __shfl_sync(~0u, odd, at);
+        return i & 1 ? b : a;
+      };
+      row_log[j] = pick(y0, y1);
+      if constexpr (Lower)
+        row_erase[j] = pick(x.erase[0] * x.key[0], x.erase[1] * x.key[1]);
+      if constexpr (Upper) row_query[j] = pick(x.query[0], x.query[1]);
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      if (j / 2 > warp) continue;
+      const float ys[2] = {__shfl_sync(~0u, y0, 4 * j + c),
+                           __shfl_sync(~0u, y1, 4 * j + c)};
+      const float ks[2] = {__shfl_sync(~0u, x.key[0], 4 * j + c),
+                           __shfl_sync(~0u, x.key[1], 4 * j + c)};
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float f =
+            ks[e & 1] * exp2_fast(fminf(row_log[e >> 1] - ys[e & 1], 0.f));
+        if constexpr (Lower)
+          l[4 * j + e] = fmaf(row_erase[e >> 1], f, l[4 * j + e]);
+        if constexpr (Upper)
+          m[4 * j + e] = fmaf(row_query[e >> 1], f, m[4 * j + e]);
+      }
+    }
+  }
+}
+
+/// d = a b^T of two sets of K / 64 tiles.
+template <class In, int K>
+__device__ __forceinline__ void multiply_tiles(float (&d)[32], std::uint32_t a,
+                                               std::uint32_t b) {
+#pragma unroll
+  for (int j = 0; j < K / 16; ++j) {
+    const int at = (j >> 2) * tile_bytes + (j & 3) * 32;
+    product_of_tiles<In>(d, tile_descriptor(a + at), tile_descriptor(b + at),
+                         j > 0);
+  }
+}
+
+/// The blocks of L below the diagonal blocks as right operands of a product,
+/// transposed, and the diagonal ones in shared memory where every lane can read
+/// them; L as a warpgroup product leaves it.
+__device__ __forceinline__ void park(const float (&l)[32],
+                                     std::uint32_t (&before)[3][4],
+                                     std::uint32_t lower, int warp, int lane) {
+  const int i = lane >> 2, c = lane & 3;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      // e & 1: columns + 8; e >> 1: rows + 8.
+      const int at = 8 * k + 4 * (e & 1) + 2 * (e >> 1);
+      if (k < 3) before[k][e] = pack<__half>(l[at], l[at + 1]);
+      if (k == warp)
+        write8(lower + (i + 8 * (e >> 1)) * 80 + (8 * (e & 1) + 2 * c) * 4,
+               __float_as_uint(l[at]), __float_as_uint(l[at + 1]));
+    }
+  }
+  __syncwarp();
+}
+
+/// T is zero above its diagonal blocks.
+__device__ __forceinline__ void clear_above(std::uint32_t tile, int warp,
+                                            int lane) {
+  for (int x = lane; x < 16 * (6 - 2 * warp); x += 32)
+    write16(tile + swizzled(16 * warp + (x & 15), 2 * warp + 2 + (x >> 4)),
+            make_uint4(0, 0, 0, 0));
+}
+
+/// T = (I + L)^-1 by one warpgroup, of L as `park` leaves it: the diagonal
+/// blocks of 16 by substitution in fp32, the others by fp16 products.
+/// `meanwhile` runs after the first barrier.
+template <class Meanwhile>
+__device__ __forceinline__ void invert(const std::uint32_t (&before)[3][4],
+                                       std::uint32_t tile, std::uint32_t lower,
+                                       int warp, int lane, int barrier,
+                                       Meanwhile&& meanwhile) {
+  // Column lane % 16 of the diagonal block's inverse.
+  float x[16];
+  const int column = lane & 15;
+#pragma unroll
+  for (int t = 0; t < 16; ++t) x[t] = t == column ? 1.f : 0.f;
+#pragma unroll
+  for (int s = 0; s < 16; s += 4) {
+#pragma unroll
+    for (int t = s + 1; t < 16; ++t) {
+      const uint4 r = read16(lower + t * 80 + s * 4);
+      x[t] = fmaf(-__uint_as_float(r.x), x[s], x[t]);
+      if (s + 1 < t) x[t] = fmaf(-__uint_as_float(r.y), x[s + 1], x[t]);
+      if (s + 2 < t) x[t] = fmaf(-__uint_as_float(r.z), x[s + 2], x[t]);
+      if (s + 3 < t) x[t] = fmaf(-__uint_as_float(r.w), x[s + 3], x[t]);
+    }
+  }
+  // Each half of the warp writes eight rows.
+#pragma unroll
+  for (int t = 0; t < 8; ++t)
+    write2(tile +
+               swizzled(16 * warp + t + 8 * (lane >> 4),
+                        2 * warp + (column >> 3)) +
+               (column & 7) * 2,
+           lane < 16 ? x[t] : x[t + 8]);
+  sync_group<group>(barrier);
+  meanwhile();
+
+  // T_wj = -T_ww sum_k L_wk T_kj, transposed so that every factor is at hand.
+  std::uint32_t diagonal[4];
+  const int row = 16 * warp + (lane & 7) + 8 * (lane >> 4);
+  const int half = (lane >> 3) & 1;
+  load_matrices(diagonal, tile + swizzled(row, 2 * warp + half));
+#pragma unroll
+  for (int d = 1; d <= 3; ++d) {
+    if (d <= warp) {
+      const int j = warp - d;
+      float z[2][4] = {};
+#pragma unroll
+      for (int e = 0; e < 3; ++e) {
+        // Block row k = e of T, from j on.
+        if (e < j || e >= warp) continue;
+        std::uint32_t t[4];
+        load_matrices_transposed(
+            t, tile + swizzled(16 * e + (lane & 7) + 8 * (lane >> 4),
+                               2 * j + half));
+        mma_16<__half>(z[0], t, before[e][0], before[e][1]);
+        mma_16<__half>(z[1], t, before[e][2], before[e][3]);
+      }
+      const std::uint32_t left[4] = {
+          pack<__half>(-z[0][0], -z[0][1]), pack<__half>(-z[0][2], -z[0][3]),
+          pack<__half>(-z[1][0], -z[1][1]), pack<__half>(-z[1][2], -z[1][3])};
+      float y[2][4] = {};
+      mma_16<__half>(y[0], left, diagonal[0], diagonal[1]);
+      mma_16<__half>(y[1], left, diagonal[2], diagonal[3]);
+      store_matrices_transposed(
+          tile + swizzled(row, 2 * j + half), pack<__half>(y[0][0], y[0][1]),
+          pack<__half>(y[0][2], y[0][3]), pack<__half>(y[1][0], y[1][1]),
+          pack<__half>(y[1][2], y[1][3]));
+    }
+    if (d < 3) sync_group<group>(barrier);
+  }
+}
+
+/// One thread's part in preparing the chunks of one head, in order.
+template <class In, int K, axis Decay, axis Erase>
+struct preparation {
+  static constexpr bool content = Erase == axis::content;
+  static constexpr bool channels = Decay == axis::channel;
+  using part = prepared<K, Erase>;
+  using own = scratch<K, Decay, content>;
+
+  // What `fetch` reads next: the thread's first row and piece of a tensor.
+  const char *q, *k, *b, *g;
+  const In* scalar_gates;  // of token 0 (content: the write gates)
+  const float* decays;     // likewise, one number a token
+  int left;                // rows of the sequence from the next chunk on
+  int length;              // tokens of the sequence
+  std::uint32_t shared;    // scratch
+  int barrier;             // named barrier of the warpgroup
+  int thread, warp, lane;
+
+  static constexpr int pieces = K / 8;         // of 16 bytes, in 16-bit rows
+  static constexpr int step = group / pieces;  // rows between a thread's
+  static constexpr int log_pieces = K / 4;     // in fp32 rows
+  static constexpr int log_step = group / log_pieces;
+
+  __device__ void start(const problem& p, const sequence_span& span, int head,
+                        int first, std::uint32_t scratch_address,
+                        int named_barrier, int thread_of_group) {
+    thread = thread_of_group;
+    barrier = named_barrier;
+    warp = __shfl_sync(~0u, thread / 32, 0);
+    lane = thread % 32;
+    shared = scratch_address;
+    length = static_cast<int>(span.length);
+    left = length - first;
+    const int key_head = head / (p.HV / p.H);
+    const std::int64_t token = span.first + first;
+    const auto rows = [&](const tensor& x, int of_head, int size, int per_row) {
+      return static_cast<const char*>(x.data) +
+             offset(x, span.batch, token + thread / per_row, of_head) * size +
+             thread % per_row * 16;
+    };
+    q = rows(p.q, key_head, 2, pieces);
+    k = rows(p.k, key_head, 2, pieces);
+    if constexpr (Erase == axis::channel) b = rows(p.b, head, 2, pieces);
+    if constexpr (channels) g = rows(p.g, head, 4, log_pieces);
+    if constexpr (Erase != axis::channel) {
+      const tensor& x = content ? p.w : p.beta;
+      scalar_gates = static_cast<const In*>(x.data) +
+                     offset(x, span.batch, span.first, head);
+    }
+    if constexpr (Decay == axis::head)
+      decays = static_cast<const float*>(p.g.data) +
+               offset(p.g, span.batch, span.first, head);
+  }
+
+  /// Rows 16 * b.. of the logs.
+  __device__ std::uint32_t logs(std::uint32_t block, int b) const {
+    return b < own::lent
+               ? block + part::products + b * own::block_bytes
+               : shared + own::logs + (b - own::lent) * own::block_bytes;
+  }
+  /// The keys on their way to k*2^-y.
+  __device__ std::uint32_t keys(std::uint32_t block) const {
+    if constexpr (content) return block + part::keys;
+    if constexpr (!channels) return block + part::erase_keys;
+    return shared + own::keys;
+  }
+
+  /// Starts the loads of the next chunk (rows past the end become zeros).
+  __device__ void fetch(const problem& p, std::uint32_t block) {
+    const std::uint32_t to = (thread % pieces / 8) * tile_bytes +
+                             swizzled(thread / pieces, thread % 8);
+    const auto rows = [&](const char*& from, const tensor& x,
+                          std::uint32_t tile) {
+      const char* next = from;
+#pragma unroll
+      for (int m = 0; m < chunk / step; ++m) {
+        const bool valid = thread / pieces + m * step < left;
+        copy_async_16(tile + to + m * step * 128,
+                      valid ? next : static_cast<const char*>(x.data), valid);
+        next += step * 2 * x.token;
+      }
+      from += chunk * 2 * x.token;
+    };
+    rows(q, p.q, block + part::queries);
+    rows(k, p.k, keys(block));
+    if constexpr (Erase == axis::channel)
+      rows(b, p.b, block + part::erase_keys);
+    if constexpr (channels) {
+      const char* next = g;
+#pragma unroll
+      for (int m = 0; m < chunk / log_step; ++m) {
+        const bool valid = thread / log_pieces + m * log_step < left;
+        copy_async_16(logs(block, m * log_step / 16) +
+                          (thread / log_pieces + m * log_step % 16) * K * 4 +
+                          thread % log_pieces * 16,
+                      valid ? next : static_cast<const char*>(p.g.data), valid);
+        next += log_step * 4 * p.g.token;
+      }
+      g += chunk * 4 * p.g.token;
+    }
+    copy_async_commit();
+    left -= chunk;
+  }
+
+  /// The gates of one number per token: the decays of the chunk's tokens
+  /// 2 * lane and + 1, and the erase (or write) gates of the same tokens.
+  struct scalars {
+    float decay[2], gate[2];
+  };
+  __device__ scalars fetch_scalars(const problem& p, int first) const {
+    scalars x = {};
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int token = first + 2 * lane + j;
+      if constexpr (Decay == axis::head)
+        if (token < length) x.decay[j] = decays[token * p.g.token];
+      if constexpr (Erase != axis::channel)
+        if (token < length)
+          x.gate[j] = to_float(
+              scalar_gates[token * (content ? p.w.token : p.beta.token)]);
+    }
+    return x;
+  }
+
+  /// Prepares the chunk that starts at token `first` and whose loads were
+  /// started.  `meanwhile` runs when loads into the scratch are welcome again.
+  template <class Meanwhile>
+  __device__ __forceinline__ void run(const problem& p, int first,
+                                      std::uint32_t block,
+                                      std::uint32_t numbers, const scalars& one,
+                                      const sequence_span& span, int head,
+                                      Meanwhile&& meanwhile);
+
+  __device__ __forceinline__ void sum_logs(std::uint32_t block) const;
+  template <bool Apart>
+  __device__ __forceinline__ void scale_channels(std::uint32_t block,
+                                                 std::uint32_t numbers) const;
+  __device__ __forceinline__ void scale_rows(std::uint32_t block,
+                                             std::uint32_t factors) const;
+  __device__ __forceinline__ void store_products(std::uint32_t block,
+                                                 const float (&m)[32]) const;
+};
+
+/// Replaces the log decays by y, and notes both halves' totals and which
+/// channels leave the range.
+template <class In, int K, axis Decay, axis Erase>
+__device__ __forceinline__ void preparation<In, K, Decay, Erase>::sum_logs(
+    std::uint32_t block) const {
+  if (K < 128 && thread >= K) return;
+  const int pair = thread % (K / 2), late = thread / (K / 2);
+  float2 sum = make_float2(0, 0);
+#pragma unroll
+  for (int b = 0; b < 2; ++b) {
+    // From the middle of the chunk outwards.
+    const std::uint32_t at = late ? logs(block, 2 + b) + pair * 8
+                                  : logs(block, 1 - b) + 15 * K * 4 + pair * 8;
+    const int row = late ? K * 4 : -K * 4;
+#pragma unroll
+    for (int s = 0; s < 16; s += 8) {
+      uint2 g[8];
+#pragma unroll
+      for (int t = 0; t < 8; ++t) g[t] = read8(at + (s + t) * row);
+#pragma unroll
+      for (int t = 0; t < 8; ++t) {
+        const float2 before = sum;
+        sum.x += log_decay(__uint_as_float(g[t].x));
+        sum.y += log_decay(__uint_as_float(g[t].y));
+        write8(at + (s + t) * row, __float_as_uint(late ? sum.x : -before.x),
+               __float_as_uint(late ? sum.y : -before.y));
+      }
+    }
+  }
+  write8(shared + own::totals + late * K * 4 + pair * 8, __float_as_uint(sum.x),
+         __float_as_uint(sum.y));
+  const std::uint32_t even = __ballot_sync(~0u, sum.x < -half_limit<In>);
+  const std::uint32_t odd = __ballot_sync(~0u, sum.y < -half_limit<In>);
+  if (lane == 0)
+    write8(shared + own::apart + late * 16 + pair / 32 * 8, even, odd);
+}
+
+/// Scales queries, keys and erase keys of two channels by the decays, in
+/// place, and writes the tail keys.  `Apart`: some channels of the chunk are.
+template <class In, int K, axis Decay, axis Erase>
+template <bool Apart>
+__device__ __forceinline__ void
+preparation<In, K, Decay, Erase>::scale_channels(std::uint32_t block,
+                                                 std::uint32_t numbers) const {
+  constexpr int pairs = K / 2, rows = chunk * pairs / group;
+  const int pair = thread % pairs, first = thread / pairs * rows;
+  const float2 d0 = as_float2(read8(shared + own::totals + pair * 8));
+  const float2 d1 = as_float2(read8(shared + own::totals + K * 4 + pair * 8));
+  const bool apart[2] = {Apart && fminf(d0.x, d1.x) < -half_limit<In>,
+                         Apart && fminf(d0.y, d1.y) < -half_limit<In>};
+  // The reference, log2, from the chunk's start; the middle from there.
+  const float reference[2] = {apart[0] ? 0.f : rintf(d0.x),
+                              apart[1] ? 0.f : rintf(d0.y)};
+  const float middle[2] = {d0.x - reference[0], d0.y - reference[1]};
+  const float after[2] = {exp2_fast(d1.x + middle[0]),
+                          exp2_fast(d1.y + middle[1])};
+  if (first == 0) {
+    write_word(
+        numbers + part::before + pair * 4,
+        pack<__nv_bfloat16>(exp2_fast(reference[0]), exp2_fast(reference[1])));
+    write8(numbers + part::after + pair * 8, __float_as_uint(after[0]),
+           __float_as_uint(after[1]));
+  }
+  const std::uint32_t within =
+      pair / 32 * tile_bytes + pair % 32 / 4 * 16 + pair % 4 * 4 + first * 128;
+#pragma unroll 1
+  for (int s = 0; s < rows; s += 8) {
+    const std::uint32_t at = block + within + s * 128;
+    const std::uint32_t key_at = keys(block) + within + s * 128;
+    const std::uint32_t y_at =
+        logs(block, (first + s) / 16) + (first + s) % 16 * K * 4 + pair * 8;
+    float2 y[8];
+    std::uint32_t qw[8], kw[8], bw[8];
+    float beta[8];
+#pragma unroll
+    for (int t = 0; t < 8; ++t) {
+      const std::uint32_t o = t * 128;
+      y[t] = as_float2(read8(y_at + t * K * 4));
+      qw[t] = read_word((at ^ (t << 4)) + o + part::queries);
+      kw[t] = read_word((key_at ^ (t << 4)) + o);
+      if constexpr (Erase == axis::channel)
+        bw[t] = read_word((at ^ (t << 4)) + o + part::erase_keys);
+    }
+    if constexpr (Erase == axis::head) {
+#pragma unroll
+      for (int t = 0; t < 8; t += 4) {
+        const uint4 x = read16(numbers + part::write + (first + s + t) * 4);
+        beta[t] = __uint_as_float(x.x);
+        beta[t + 1] = __uint_as_float(x.y);
+        beta[t + 2] = __uint_as_float(x.z);
+        beta[t + 3] = __uint_as_float(x.w);
+      }
+    }
+#pragma unroll
+    for (int t = 0; t < 8; ++t) {
+      const std::uint32_t o = t * 128;
+      const float2 qv = unpack<In>(qw[t]), kv = unpack<In>(kw[t]);
+      float up[2], down[2], tail[2];
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const float log = e ? y[t].y : y[t].x, z = log + middle[e];
+        up[e] = exp2_fast(z);
+        if constexpr (Apart) {
+          down[e] = apart[e] ? 0.f : exp2_fast(-z);
+          tail[e] = exp2_fast((e ? d1.y : d1.x) - log);
+        } else {
+          down[e] = exp2_fast(-z);
+          tail[e] = down[e] * after[e];
+        }
+      }
+      float r[2] = {kv.x * up[0], kv.y * up[1]};
+      if constexpr (Erase == axis::channel) {
+        const float2 bv = unpack<In>(bw[t]);
+        r[0] *= bv.x;
+        r[1] *= bv.y;
+      } else if constexpr (Erase == axis::head) {
+        r[0] *= beta[t];
+        r[1] *= beta[t];
+      }
+      write_word((at ^ (t << 4)) + o + part::queries,
+                 pack<In>(qv.x * up[0], qv.y * up[1]));
+      write_word((at ^ (t << 4)) + o + part::erase_keys, pack<In>(r[0], r[1]));
+      write_word((key_at ^ (t << 4)) + o,
+                 pack<In>(kv.x * down[0], kv.y * down[1]));
+      write_word((at ^ (t << 4)) + o + part::tail_keys,
+                 pack<__half>(kv.x * tail[0], kv.y * tail[1]));
+    }
+  }
+}
+
+/// The same for decays of one number per token: rows of queries and keys are
+/// scaled by the factors that `run` left.
+template <class In, int K, axis Decay, axis Erase>
+__device__ __forceinline__ void preparation<In, K, Decay, Erase>::scale_rows(
+    std::uint32_t block, std::uint32_t all_factors) const {
+  const std::uint32_t at = block + (thread % pieces / 8) * tile_bytes +
+                           swizzled(thread / pieces, thread % 8);
+  const std::uint32_t factors = all_factors + chunk * 4 + thread / pieces * 4;
+#pragma unroll 2
+  for (int m = 0; m < chunk / step; ++m) {
+    const std::uint32_t o = m * step * 128;
+    const float up = read4(factors + m * step * 4);
+    const float erase = read4(factors + (chunk + m * step) * 4);
+    const float down = read4(factors + (2 * chunk + m * step) * 4);
+    const uint4 kx = read16(at + o + part::erase_keys);
+    const std::uint32_t kw[4] = {kx.x, kx.y, kx.z, kx.w};
+    std::uint32_t r[4], t[4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const float2 v = unpack<In>(kw[e]);
+      r[e] = pack<In>(v.x * erase, v.y * erase);
+      t[e] = pack<__half>(v.x * down, v.y * down);
+    }
+    write16(at + o + part::erase_keys, make_uint4(r[0], r[1], r[2], r[3]));
+    write16(at + o + part::tail_keys, make_uint4(t[0], t[1], t[2], t[3]));
+    if constexpr (Decay != axis::none) {
+      const uint4 qx = read16(at + o + part::queries);
+      const std::uint32_t qw[4] = {qx.x, qx.y, qx.z, qx.w};
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float2 v = unpack<In>(qw[e]);
+        r[e] = pack<In>(v.x * up, v.y * up);
+      }
+      write16(at + o + part::queries, make_uint4(r[0], r[1], r[2], r[3]));
+    }
+  }
+}
+
+/// Writes P, zero above the diagonal.
+template <class In, int K, axis Decay, axis Erase>
+__device__ __forceinline__ void
+preparation<In, K, Decay, Erase>::store_products(std::uint32_t block,
+                                                 const float (&m)[32]) const {
+  const int i = lane >> 2, c = lane & 3;
+  const int row = 16 * warp + (lane & 7) + 8 * ((lane >> 3) & 1);
+#pragma unroll
+  for (int j = 0; j < 8; j += 2) {
+    std::uint32_t x[4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      // e & 1: rows + 8; e >> 1: columns + 8.
+      const int r = 16 * warp + i + 8 * (e & 1);
+      const int s = 8 * (j + (e >> 1)) + 2 * c;
+      const int at = 4 * (j + (e >> 1)) + 2 * (e & 1);
+      x[e] = pack<__half>(s <= r ? m[at] : 0.f, s < r ? m[at + 1] : 0.f);
+    }
+    store_matrices(block + part::products + swizzled(row, j + (lane >> 4)),
+                   x[0], x[1], x[2], x[3]);
+  }
+}
+
+template <class In, int K, axis Decay, axis Erase>
+template <class Meanwhile>
+__device__ __forceinline__ void preparation<In, K, Decay, Erase>::run(
+    const problem& p, int first, std::uint32_t block, std::uint32_t numbers,
+    const scalars& one, const sequence_span& span, int head,
+    Meanwhile&& meanwhile) {
+  const int i = lane >> 2, c = lane & 3;
+  // Write gates of one number per token, the erase gates that go with them.
+  if constexpr (Erase != axis::channel)
+    if (warp == 0)
+      write8(numbers + part::write + lane * 8, __float_as_uint(one.gate[0]),
+             __float_as_uint(one.gate[1]));
+  copy_async_wait<0>();
+
+  [[maybe_unused]] const std::uint32_t factors =
+      shared + own::totals + (first / chunk & 1) * own::totals_bytes;
+  float m[32];
+  [[maybe_unused]] float l[32];
+  if constexpr (channels) {
+    sync_group<group>(barrier);
+    sum_logs(block);
+    sync_group<group>(barrier);
+    std::uint32_t apart[4];
+    {
+      const uint4 x = read16(shared + own::apart);
+      const uint4 y = read16(shared + own::apart + 16);
+      apart[0] = x.x | y.x;
+      apart[1] = x.y | y.y;
+      apart[2] = K > 64 ? x.z | y.z : 0;
+      apart[3] = K > 64 ? x.w | y.w : 0;
+    }
+    const bool any = (apart[0] | apart[1] | apart[2] | apart[3]) != 0;
+    if constexpr (content)
+      if (thread == 0)
+        write16(numbers + part::apart,
+                make_uint4(apart[0], apart[1], apart[2], apart[3]));
+    if (any)
+      scale_channels<true>(block, numbers);
+    else
+      scale_channels<false>(block, numbers);
+    fence_async_proxy();
+    sync_group<group>(barrier);
+    product_fence();
+    if constexpr (!content)
+      multiply_tiles<In, K>(l, block + part::erase_keys, keys(block));
+    multiply_tiles<In, K>(m, block + part::queries, keys(block));
+    product_commit();
+    product_wait<0>();
+    if constexpr (!content) pin(l);
+    pin(m);
+    if (any) {
+      const int key_head = head / (p.HV / p.H);
+      couple_exactly<K, !content, true>(
+          apart, warp, lane, l, m, [&](int channel) {
+            channel_pair x = {};
+#pragma unroll
+            for (int j = 0; j < 2; ++j) {
+              const int token = first + 2 * lane + j;
+              if (token >= length) continue;
+              const std::int64_t t = span.first + token;
+              const auto at = [&](const tensor& y, int h) {
+                return offset(y, span.batch, t, h) + channel;
+              };
+              x.log[j] = static_cast<const float*>(p.g.data)[at(p.g, head)];
+              x.key[j] =
+                  to_float(static_cast<const In*>(p.k.data)[at(p.k, key_head)]);
+              x.query[j] =
+                  to_float(static_cast<const In*>(p.q.data)[at(p.q, key_head)]);
+              if constexpr (Erase == axis::channel)
+                x.erase[j] =
+                    to_float(static_cast<const In*>(p.b.data)[at(p.b, head)]);
+              else
+                x.erase[j] = one.gate[j];
+            }
+            return x;
+          });
+    }
+  } else {
+    // Prefixes of the logs in blocks of 16, for tokens 2 * lane and + 1, the
+    // blocks' totals, and what is before and after the own block.
+    float prefix[2] = {0, 0}, total[4] = {0, 0, 0, 0};
+    float between[4] = {0, 0, 0, 0};  // own block's start from block b's end
+    if constexpr (Decay == axis::head) {
+      const float a0 = log_decay(one.decay[0]), a1 = log_decay(one.decay[1]);
+      float sum = a0 + a1;
+#pragma unroll
+      for (int d = 1; d < 8; d *= 2) {
+        const float x = __shfl_up_sync(~0u, sum, d, 8);
+        if ((lane & 7) >= d) sum += x;
+      }
+      float beyond = __shfl_up_sync(~0u, sum, 1, 8);
+      if ((lane & 7) == 0) beyond = 0;
+      prefix[0] = beyond + a0;
+      prefix[1] = prefix[0] + a1;
+#pragma unroll
+      for (int b = 0; b < 4; ++b)
+        total[b] = __shfl_sync(~0u, prefix[1], 8 * b + 7);
+    }
+    if (warp == 0) {
+      // Factors of a token's query, erase key and tail key.
+      const int b = lane >> 3;
+      const float before = (b > 0 ? total[0] : 0.f) + (b > 1 ? total[1] : 0.f) +
+                           (b > 2 ? total[2] : 0.f);
+      const float after = (b < 3 ? total[3] : 0.f) + (b < 2 ? total[2] : 0.f) +
+                          (b < 1 ? total[1] : 0.f);
+      const float mine = b == 0   ? total[0]
+                         : b == 1 ? total[1]
+                         : b == 2 ? total[2]
+                                  : total[3];
+      const std::uint32_t at = factors + lane * 8;
+      const auto two = [&](int which, float x, float y) {
+        write8(at + which * chunk * 4, __float_as_uint(x), __float_as_uint(y));
+      };
+      const float up[2] = {exp2_fast(before + prefix[0]),
+                           exp2_fast(before + prefix[1])};
+      two(0, prefix[0], prefix[1]);
+      two(1, up[0], up[1]);
+      two(2, up[0] * one.gate[0], up[1] * one.gate[1]);
+      two(3, exp2_fast((mine - prefix[0]) + after),
+          exp2_fast((mine - prefix[1]) + after));
+    }
+    const float all = exp2_fast((total[0] + total[1]) + (total[2] + total[3]));
+    if (thread < K) write4(numbers + part::after + thread * 4, all);
+    fence_async_proxy();
+    sync_group<group>(barrier);
+    product_fence();
+    multiply_tiles<In, K>(l, block + part::erase_keys,
+                          block + part::erase_keys);
+    multiply_tiles<In, K>(m, block + part::queries, block + part::erase_keys);
+    product_commit();
+    // Log from the end of block b to the start of the own.
+    if (warp == 3) between[1] = total[2];
+    if (warp == 2) between[0] = total[1];
+    if (warp == 3) between[0] = total[1] + total[2];
+    float row_log[2], gate[2];
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int row = 16 * warp + i + 8 * j;
+      row_log[j] = read4(factors + row * 4);
+      gate[j] = read4(numbers + part::write + row * 4);
+    }
+    product_wait<0>();
+    pin(l);
+    pin(m);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const int b = j / 2;
+      if (b > warp) continue;
+      if constexpr (Decay == axis::head) {
+        const float2 column = as_float2(read8(factors + (8 * j + 2 * c) * 4));
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const float s = e & 1 ? column.y : column.x;
+          const float log =
+              b == warp ? row_log[e >> 1] - s
+                        : row_log[e >> 1] + (between[b] + (total[b] - s));
+          const float f = exp2_fast(fminf(log, 0.f));
+          m[4 * j + e] *= f;
+          l[4 * j + e] *= f * gate[e >> 1];
+        }
+      } else {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) l[4 * j + e] *= gate[e >> 1];
+      }
+    }
+  }
+  store_products(block, m);
+  if constexpr (content) {
+    meanwhile();
+  } else {
+    std::uint32_t before[3][4];
+    const std::uint32_t lower = shared + own::lower + warp * 1280;
+    park(l, before, lower, warp, lane);
+    clear_above(block + part::inverse, warp, lane);
+    invert(before, block + part::inverse, lower, warp, lane, barrier,
+           meanwhile);
+    if constexpr (!channels) scale_rows(block, factors);
+  }
+}
+
+}  // namespace carve::cuda::forward_chunks
