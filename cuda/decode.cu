@@ -7,107 +7,142 @@
 // branch makes a load wait for another.  Both read-outs come from the same
 // pass as the erased value, S_t^T q = (diag(a) S)^T q + u (k . q), so the
 // state is touched once.
+//
+// On Hopper a step may be launched while the kernel before it still runs
+// (programmatic dependent launch): until that one has ended, the blocks only
+// ask for states to be brought to the second level, which changes nothing.
 #include "common.cuh"
 #include "kernels.hpp"
 
 namespace carve::cuda {
 namespace {
 
-/// How far ahead states are asked for: 4 MiB of states of 64 KiB did best on
-/// an H200, 16 MiB did harm.
-[[maybe_unused]] constexpr int states_ahead = 66;
+/// How far ahead states are asked for: 4 MiB did best on an H200, 16 did harm.
+[[maybe_unused]] constexpr int bytes_ahead = 4 << 20;
 
 struct decode_arguments {
-  problem p;
-  gates gate;
-  tensor o;
   float* state;
+  int heads, value_heads, group;  // N*HV, HV, HV/H
+  int K, V;
+  tensor q, k, v, o;
+  gates gate;
+  float scale;
+  bool read_before;
 };
 
 struct key_factors {
   float decay, key, erase, query;  // a, k, a*r, a*q (or q)
 };
+struct value_factors {
+  float write, erase;  // w*v, e
+};
+
+/// A load that stays where it stands: of plain ones ptxas puts some behind the
+/// first wait for others.
+__device__ __forceinline__ float4 load_in_order(const float4* p) {
+  float4 x;
+  asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+               : "l"(p));
+  return x;
+}
+
+#if __CUDA_ARCH__ >= 900
+__device__ __forceinline__ void prefetch(const char* p, int bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p),
+               "r"(bytes));
+}
+#endif
 
 /// LANES threads cover a row's stripe, four columns each; ROWS rows a thread.
-/// T is the format of the inputs, G that of the decay.
-template <class T, class G, int LANES, int ROWS, int THREADS>
-__global__ void __launch_bounds__(THREADS)
+/// T is the format of the inputs, G that of the decay.  SQUARE: K and V are
+/// the rows that the block covers, so that addresses are constants.
+template <class T, class G, int LANES, int ROWS, int THREADS, bool SQUARE>
+__global__ void __launch_bounds__(THREADS, 8192 / (ROWS * THREADS))
     decode_kernel(const __grid_constant__ decode_arguments args) {
   constexpr int groups = THREADS / LANES, warps = THREADS / 32;
-  constexpr int columns = 4 * LANES;
-  constexpr int per_thread = (groups * ROWS + THREADS - 1) / THREADS;
-  const problem& p = args.p;
+  constexpr int columns = 4 * LANES, rows = groups * ROWS;
+  constexpr int per_thread = (rows + THREADS - 1) / THREADS;
+  static_assert(columns <= THREADS);
+  const int K = SQUARE ? rows : args.K, V = SQUARE ? rows : args.V;
   // Stripes of one state run side by side: together they read whole rows.
-  const int stripes = p.V / columns;
-  const int stripe = blockIdx.x % stripes, x = blockIdx.x / stripes;
-  const int n = x / p.HV, hv = x % p.HV;
-  const int h = hv / (p.HV / p.H);
+  const unsigned stripes = V / columns;
+  const unsigned stripe = blockIdx.x % stripes, x = blockIdx.x / stripes;
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+  if (threadIdx.x == 0) {
+    // A block's share of the bytes: its own if no block before it asks for
+    // that, and the one of a block some way ahead.
+    const int share = K * columns * 4;
+    const unsigned ahead = bytes_ahead / share;
+    const char* from = reinterpret_cast<const char*>(args.state) +
+                       static_cast<std::int64_t>(blockIdx.x) * share;
+    if (blockIdx.x < ahead) prefetch(from, share);
+    if (blockIdx.x + ahead < gridDim.x)
+      prefetch(from + static_cast<std::int64_t>(ahead) * share, share);
+  }
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+  const int n = x / args.value_heads, hv = x % args.value_heads;
+  const int h = hv / args.group;
   const int lane = threadIdx.x % LANES, group = threadIdx.x / LANES;
-  const int column = stripe * columns + 4 * lane;
-  const std::int64_t head = static_cast<std::int64_t>(n) * p.HV + hv;
+  const int first = stripe * columns;
 
-  const T* q_row = static_cast<const T*>(p.q.data) + offset(p.q, n, 0, h);
-  const T* k_row = static_cast<const T*>(p.k.data) + offset(p.k, n, 0, h);
-  const T* v_row = static_cast<const T*>(p.v.data) + offset(p.v, n, 0, hv);
+  const T* q_row = static_cast<const T*>(args.q.data) + offset(args.q, n, 0, h);
+  const T* k_row = static_cast<const T*>(args.k.data) + offset(args.k, n, 0, h);
+  const T* v_row =
+      static_cast<const T*>(args.v.data) + offset(args.v, n, 0, hv);
+  T* o_row = static_cast<T*>(args.o.data) + offset(args.o, n, 0, hv);
   const G* g_row = args.gate.g.row<G>(n, 0, hv);
   const T* b_row = args.gate.b.row<T>(n, 0, hv);
   const T* w_row = args.gate.w.row<T>(n, 0, hv);
   const T* e_row = args.gate.e.row<T>(n, 0, hv);
 
-  T q[per_thread], k[per_thread], b[per_thread], v[4], w[4], e[4];
+  T q[per_thread], k[per_thread], b[per_thread];
   G g[per_thread];
 #pragma unroll
   for (int m = 0; m < per_thread; ++m) {
-    const int i = min(threadIdx.x + m * THREADS, p.K - 1);
+    const int i = min(static_cast<int>(threadIdx.x) + m * THREADS, K - 1);
     q[m] = q_row[i];
     k[m] = k_row[i];
     g[m] = g_row[i * args.gate.g.step];
     b[m] = b_row[i * args.gate.b.step];
   }
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    v[j] = v_row[column + j];
-    w[j] = w_row[(column + j) * args.gate.w.step];
-    e[j] = e_row[(column + j) * args.gate.e.step];
-  }
-  float4* state =
-      reinterpret_cast<float4*>(args.state + head * p.K * p.V + column) +
-      group * (p.V / 4);
-  const int stride = groups * (p.V / 4);
-#if __CUDA_ARCH__ >= 900
-  // A share of a state some blocks ahead starts towards the second level.
-  if (threadIdx.x == 0 && x + states_ahead < p.N * p.HV) {
-    const int share = p.K * columns * 4;
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(
-                     reinterpret_cast<const char*>(
-                         args.state + (head + states_ahead) * p.K * p.V) +
-                     stripe * share),
-                 "r"(share));
-  }
-#endif
+  const int j = first + min(static_cast<int>(threadIdx.x), columns - 1);
+  const T v = v_row[j];
+  const T w = w_row[j * args.gate.w.step];
+  const T e = e_row[j * args.gate.e.step];
+  float4* state = reinterpret_cast<float4*>(
+                      args.state + static_cast<std::int64_t>(x) * K * V +
+                      first + 4 * lane) +
+                  group * (V / 4);
+  const int stride = groups * (V / 4);
+  const auto inside = [&](int m) { return SQUARE || group + m * groups < K; };
   float4 S[ROWS];
 #pragma unroll
   for (int m = 0; m < ROWS; ++m)
     S[m] =
-        group + m * groups < p.K ? state[m * stride] : make_float4(0, 0, 0, 0);
+        inside(m) ? load_in_order(state + m * stride) : make_float4(0, 0, 0, 0);
 
-  __shared__ key_factors keys[groups * ROWS];
+  __shared__ key_factors keys[rows];
+  __shared__ value_factors values[columns];
   __shared__ float query_key[warps];
-  __shared__ float4 erased[warps][LANES], read[warps][LANES];
+  __shared__ float erased[warps][columns], read[warps][columns];
 
   float dot = 0.0f;
 #pragma unroll
   for (int m = 0; m < per_thread; ++m) {
     const int i = threadIdx.x + m * THREADS;
-    const bool in = i < p.K;
-    const float qi = in ? to_float(q[m]) : 0.0f;
-    const float ki = in ? to_float(k[m]) : 0.0f;
-    const float a = args.gate.g.present ? expf(to_float(g[m])) : 1.0f;
-    const float r = args.gate.b.present ? to_float(b[m]) * ki : ki;
-    if (i < groups * ROWS)
-      keys[i] = {a, ki, a * r, p.read_before ? qi : a * qi};
+    const float qi = i < K ? to_float(q[m]) : 0.0f;
+    const float ki = i < K ? to_float(k[m]) : 0.0f;
+    const float a = expf(args.gate.g.present ? to_float(g[m]) : 0.0f);
+    const float r = (args.gate.b.present ? to_float(b[m]) : 1.0f) * ki;
+    if (i < rows) keys[i] = {a, ki, a * r, args.read_before ? qi : a * qi};
     dot += qi * ki;
   }
+  if (threadIdx.x < columns)
+    values[threadIdx.x] = {to_float(w) * to_float(v),
+                           args.gate.e.present ? to_float(e) : 1.0f};
 #pragma unroll
   for (int d = 16; d > 0; d /= 2) dot += __shfl_xor_sync(0xffffffffu, dot, d);
   if (threadIdx.x % 32 == 0) query_key[threadIdx.x / 32] = dot;
@@ -119,38 +154,36 @@ __global__ void __launch_bounds__(THREADS)
     const key_factors f = keys[group + m * groups];
     const float s[4] = {S[m].x, S[m].y, S[m].z, S[m].w};
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      c[j] += f.erase * s[j];
-      o[j] += f.query * s[j];
+    for (int i = 0; i < 4; ++i) {
+      c[i] += f.erase * s[i];
+      o[i] += f.query * s[i];
     }
   }
 #pragma unroll
-  for (int j = 0; j < 4; ++j)
+  for (int i = 0; i < 4; ++i)
 #pragma unroll
     for (int d = 16; d >= LANES; d /= 2) {
-      c[j] += __shfl_xor_sync(0xffffffffu, c[j], d);
-      o[j] += __shfl_xor_sync(0xffffffffu, o[j], d);
+      c[i] += __shfl_xor_sync(0xffffffffu, c[i], d);
+      o[i] += __shfl_xor_sync(0xffffffffu, o[i], d);
     }
   if (threadIdx.x % 32 < LANES) {
-    erased[threadIdx.x / 32][lane] = make_float4(c[0], c[1], c[2], c[3]);
-    read[threadIdx.x / 32][lane] = make_float4(o[0], o[1], o[2], o[3]);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      erased[threadIdx.x / 32][4 * lane + i] = c[i];
+      read[threadIdx.x / 32][4 * lane + i] = o[i];
+    }
   }
   __syncthreads();
-  float4 sum = erased[0][lane];
+  // What the key writes to column i of the stripe.
+  const auto update = [&](int i) {
+    float total = 0.0f;
 #pragma unroll
-  for (int other = 1; other < warps; ++other) {
-    const float4 y = erased[other][lane];
-    sum.x += y.x;
-    sum.y += y.y;
-    sum.z += y.z;
-    sum.w += y.w;
-  }
-  const float total[4] = {sum.x, sum.y, sum.z, sum.w};
+    for (int warp = 0; warp < warps; ++warp) total += erased[warp][i];
+    return values[i].write - values[i].erase * total;
+  };
   float u[4];
 #pragma unroll
-  for (int j = 0; j < 4; ++j)
-    u[j] = to_float(w[j]) * to_float(v[j]) -
-           (args.gate.e.present ? to_float(e[j]) * total[j] : total[j]);
+  for (int i = 0; i < 4; ++i) u[i] = update(4 * lane + i);
 #pragma unroll
   for (int m = 0; m < ROWS; ++m) {
     const float a = keys[group + m * groups].decay;
@@ -159,50 +192,57 @@ __global__ void __launch_bounds__(THREADS)
     S[m].y = a * S[m].y + ki * u[1];
     S[m].z = a * S[m].z + ki * u[2];
     S[m].w = a * S[m].w + ki * u[3];
-    if (group + m * groups < p.K) __stcs(state + m * stride, S[m]);
+    if (inside(m)) __stcs(state + m * stride, S[m]);
   }
-  if (threadIdx.x >= LANES) return;
-  sum = read[0][lane];
-  float qk = query_key[0];
+  if (threadIdx.x >= columns) return;
+  float sum = 0.0f, qk = 0.0f;
 #pragma unroll
-  for (int other = 1; other < warps; ++other) {
-    const float4 y = read[other][lane];
-    sum.x += y.x;
-    sum.y += y.y;
-    sum.z += y.z;
-    sum.w += y.w;
-    qk += query_key[other];
+  for (int warp = 0; warp < warps; ++warp) {
+    sum += read[warp][threadIdx.x];
+    qk += query_key[warp];
   }
-  if (p.read_before) qk = 0.0f;
-  const float out[4] = {sum.x + u[0] * qk, sum.y + u[1] * qk, sum.z + u[2] * qk,
-                        sum.w + u[3] * qk};
-#pragma unroll
-  for (int j = 0; j < 4; ++j)
-    store_from_float(args.o.data, offset(args.o, n, 0, hv) + column + j,
-                     p.input, p.scale * out[j]);
+  if (!args.read_before) sum += update(threadIdx.x) * qk;
+  o_row[j] = from_float<T>(args.scale * sum);
 }
 
 template <class T, class G, int LANES, int ROWS, int THREADS>
 status launch(const decode_arguments& a, CUstream_st* stream) {
-  const int grid = a.p.N * a.p.HV * (a.p.V / (4 * LANES));
-  decode_kernel<T, G, LANES, ROWS, THREADS><<<grid, THREADS, 0, stream>>>(a);
-  CARVE_CUDA_TRY(cudaGetLastError());
+  constexpr int rows = THREADS / LANES * ROWS;
+  auto kernel = decode_kernel<T, G, LANES, ROWS, THREADS, false>;
+  if (a.K == rows && a.V == rows)
+    kernel = decode_kernel<T, G, LANES, ROWS, THREADS, true>;
+  int device = 0, major = 0;
+  CARVE_CUDA_TRY(cudaGetDevice(&device));
+  CARVE_CUDA_TRY(cudaDeviceGetAttribute(
+      &major, cudaDevAttrComputeCapabilityMajor, device));
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(a.heads * (a.V / (4 * LANES)));
+  config.blockDim = dim3(THREADS);
+  config.stream = stream;
+  config.attrs = &overlap;
+  // Only the code built for Hopper waits for the kernel before it; any other
+  // device gets that for compute capability 8.0.
+  config.numAttrs = major == 9 ? 1 : 0;
+  CARVE_CUDA_TRY(cudaLaunchKernelEx(&config, kernel, a));
   return {};
 }
 
 template <class T, class G>
 status choose_shape(const decode_arguments& a, CUstream_st* stream) {
-  const problem& p = a.p;
-  if (p.V % 64 != 0) return launch<T, G, 4, 8, 128>(a, stream);
-  if (p.K <= 64) return launch<T, G, 16, 8, 128>(a, stream);
-  if (p.K <= 128) return launch<T, G, 16, 16, 128>(a, stream);
+  if (a.V % 64 != 0) return launch<T, G, 4, 8, 128>(a, stream);
+  if (a.K <= 64) return launch<T, G, 16, 8, 128>(a, stream);
+  if (a.K <= 128) return launch<T, G, 8, 8, 128>(a, stream);
   return launch<T, G, 16, 16, 256>(a, stream);
 }
 
 template <class T>
-status choose_decay(const decode_arguments& a, CUstream_st* stream) {
+status choose_decay(const decode_arguments& a, format decay,
+                    CUstream_st* stream) {
   if (!a.gate.g.present) return choose_shape<T, T>(a, stream);
-  switch (a.p.decay_format) {
+  switch (decay) {
     case format::bf16:
       return choose_shape<T, __nv_bfloat16>(a, stream);
     case format::fp16:
@@ -218,14 +258,28 @@ status decode_step(const problem& p, const tensor& o, float* state,
                    CUstream_st* stream) {
   // Of whatever format an absent gate is taken to be, the state is aligned
   // for it.
-  const decode_arguments a{p, gates_of(p, state), o, state};
+  const decode_arguments a{
+      .state = state,
+      .heads = p.N * p.HV,
+      .value_heads = p.HV,
+      .group = p.HV / p.H,
+      .K = p.K,
+      .V = p.V,
+      .q = p.q,
+      .k = p.k,
+      .v = p.v,
+      .o = o,
+      .gate = gates_of(p, state),
+      .scale = p.scale,
+      .read_before = p.read_before,
+  };
   switch (p.input) {
     case format::bf16:
-      return choose_decay<__nv_bfloat16>(a, stream);
+      return choose_decay<__nv_bfloat16>(a, p.decay_format, stream);
     case format::fp16:
-      return choose_decay<__half>(a, stream);
+      return choose_decay<__half>(a, p.decay_format, stream);
     default:
-      return choose_decay<float>(a, stream);
+      return choose_decay<float>(a, p.decay_format, stream);
   }
 }
 
