@@ -13,13 +13,28 @@ namespace {
 
 const family families[] = {family::delta, family::gdn,   family::kda,
                            family::gdn2,  family::carve, family::value_erase};
-const draw draws[] = {draw::easy, draw::hard, draw::no_decay,
-                      draw::strong_decay, draw::binary_gates};
+const draw draws[] = {draw::easy,          draw::hard,
+                      draw::no_decay,      draw::strong_decay,
+                      draw::fast_channels, draw::binary_gates};
 
 /// The allowed error: 1.5 times the replay's where there is one, or a bound.
 double allowed(const values* replayed, const values& exact, double bound) {
   if (replayed == nullptr) return bound;
   return 1.5 * relative_rms(*replayed, exact);
+}
+
+double norm(const values& x) {
+  double sum = 0;
+  for (const double y : x) sum += y * y;
+  return std::sqrt(sum);
+}
+
+/// The relative error of d_initial_state; zero where it is below fp32's
+/// resolution of the cotangent d_final_state, all of which may have decayed.
+double state_error(const values& got, const results& exact, const inputs& in) {
+  const double error = relative_rms(got, exact.d_initial_state);
+  const double resolution = norm(in.d_final_state) * 0x1p-24;
+  return error * norm(exact.d_initial_state) <= resolution ? 0 : error;
 }
 
 void check(const sizes& s, draw d, path how, double bound_o,
@@ -45,19 +60,21 @@ void check(const sizes& s, draw d, path how, double bound_o,
   std::vector<std::pair<const char*, double>> errors;
   if (backward)
     for (const named_values& x : paired(got, exact)) {
-      errors.emplace_back(x.name, relative_rms(*x.got, *x.expected));
+      errors.emplace_back(x.name, x.expected == &exact.d_initial_state
+                                      ? state_error(*x.got, exact, in)
+                                      : relative_rms(*x.got, *x.expected));
       std::printf("  %s %.2e", x.name, errors.back().second);
     }
   std::printf("\n");
-  REQUIRE(o <= allowed(unit(replayed.o), exact.o, bound_o));
-  REQUIRE(state <=
-          allowed(unit(replayed.final_state), exact.final_state, bound_o));
+  CHECK(o <= allowed(unit(replayed.o), exact.o, bound_o));
+  CHECK(state <=
+        allowed(unit(replayed.final_state), exact.final_state, bound_o));
   const auto units = paired(replayed, exact);
   for (std::size_t i = 0; i < errors.size(); ++i) {
     INFO(errors[i].first);
     const bool replays = has_replay && !units[i].got->empty();
-    REQUIRE(errors[i].second <= allowed(replays ? units[i].got : nullptr,
-                                        *units[i].expected, bound_gradient));
+    CHECK(errors[i].second <= allowed(replays ? units[i].got : nullptr,
+                                      *units[i].expected, bound_gradient));
   }
 }
 
@@ -163,4 +180,28 @@ TEST_CASE("the fastest kernels on packed sequences and grouped heads",
     s.T = 333;
     check(s, draw::hard, path::best, 5e-3, 1e-2);
   }
+}
+
+// More sequences than multiprocessors, so that the kernels for a full device
+// run.
+TEST_CASE("the fastest kernels on many sequences", "[accuracy][fast]") {
+  std::uint64_t seed = 700;
+  for (const family f : families)
+    for (const draw d :
+         {draw::easy, draw::hard, draw::strong_decay, draw::fast_channels})
+      for (const auto& [K, V] : {std::pair{128, 128}, {64, 128}, {128, 64}}) {
+        if (d != draw::hard && K + V < 256) continue;
+        sizes s;
+        s.fam = f;
+        s.input = seed % 4 == 3 ? format::fp16 : format::bf16;
+        s.K = K;
+        s.V = V;
+        s.B = 33;
+        s.T = 100;
+        s.HV = 2;
+        s.window = 64;
+        s.start_state = seed % 2 == 0;
+        s.seed = seed++;
+        check(s, d, path::best, 5e-3, 1e-2);
+      }
 }

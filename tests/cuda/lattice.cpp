@@ -136,6 +136,26 @@ TEST_CASE("the fastest forward is exact on the integer lattice",
           }
 }
 
+TEST_CASE("the fastest forward is exact on many sequences", "[lattice][fast]") {
+  std::uint64_t seed = 200;
+  for (const family f : families)
+    for (const format input : {format::bf16, format::fp16})
+      for (const auto& [K, V] : {std::pair{128, 128}, {64, 64}}) {
+        sizes s;
+        s.fam = f;
+        s.input = input;
+        s.K = K;
+        s.V = V;
+        s.B = 33;
+        s.T = 129;
+        s.HV = 2;
+        s.window = 64;
+        s.start_state = seed % 2 == 0;
+        s.seed = seed++;
+        check(s, path::best, false);
+      }
+}
+
 TEST_CASE("the fastest backward is exact on the integer lattice",
           "[lattice][fast]") {
   std::uint64_t seed = 300;

@@ -296,7 +296,8 @@ rounding_replay& replay() {
 
 const char* name_of(draw d) {
   static const char* const names[] = {
-      "easy", "hard", "no_decay", "strong_decay", "binary_gates", "lattice"};
+      "easy",          "hard",         "no_decay", "strong_decay",
+      "fast_channels", "binary_gates", "lattice"};
   return names[static_cast<int>(d)];
 }
 const char* name_of(family f) {
@@ -391,7 +392,8 @@ inputs make(const sizes& s, draw d) {
           if (pick(2) == 0) in.b[t * p.HV * p.K + i] = 0;
     }
   in.g.resize(tokens(p) * p.HV * decay_channels(p));
-  for (double& x : in.g) {
+  for (std::size_t i = 0; i < in.g.size(); ++i) {
+    double& x = in.g[i];
     switch (d) {
       case draw::easy:
       case draw::binary_gates:
@@ -405,6 +407,9 @@ inputs make(const sizes& s, draw d) {
         break;
       case draw::strong_decay:
         x = pick(3) == 0 ? -200 * uniform(engine) : -0.1 * uniform(engine);
+        break;
+      case draw::fast_channels:
+        x = i % 4 == 1 ? -5 - uniform(engine) : -0.1 * uniform(engine);
         break;
       case draw::lattice:
         // exp(-200) is zero in fp32.  One decay a head would clear the whole

@@ -78,12 +78,13 @@ struct sizes {
 
 /// How the values of a generated problem are drawn.
 enum class draw {
-  easy,          ///< independent unit keys, decays of about 0.2 to 1
-  hard,          ///< keys sharing a direction, erase 0.8 to 1, slow decay
-  no_decay,      ///< log decay 0
-  strong_decay,  ///< log decay from 0 down to -200
-  binary_gates,  ///< erase and write gates exactly 0 or 1
-  lattice,       ///< small integers: no step of the recurrence rounds
+  easy,           ///< independent unit keys, decays of about 0.2 to 1
+  hard,           ///< keys sharing a direction, erase 0.8 to 1, slow decay
+  no_decay,       ///< log decay 0
+  strong_decay,   ///< log decay from 0 down to -200
+  fast_channels,  ///< log decay near -5 in every fourth channel, else slow
+  binary_gates,   ///< erase and write gates exactly 0 or 1
+  lattice,        ///< small integers: no step of the recurrence rounds
 };
 const char* name_of(draw d);
 const char* name_of(family f);
