@@ -58,7 +58,7 @@ __device__ __forceinline__ void prefetch(const char* p, int bytes) {
 /// T is the format of the inputs, G that of the decay.  SQUARE: K and V are
 /// the rows that the block covers, so that addresses are constants.
 template <class T, class G, int LANES, int ROWS, int THREADS, bool SQUARE>
-__global__ void __launch_bounds__(THREADS, 8192 / (ROWS * THREADS))
+__global__ void __launch_bounds__(THREADS)
     decode_kernel(const __grid_constant__ decode_arguments args) {
   constexpr int groups = THREADS / LANES, warps = THREADS / 32;
   constexpr int columns = 4 * LANES, rows = groups * ROWS;
@@ -71,13 +71,11 @@ __global__ void __launch_bounds__(THREADS, 8192 / (ROWS * THREADS))
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
   if (threadIdx.x == 0) {
-    // A block's share of the bytes: its own if no block before it asks for
-    // that, and the one of a block some way ahead.
+    // The share of the bytes of a block some way ahead.
     const int share = K * columns * 4;
     const unsigned ahead = bytes_ahead / share;
     const char* from = reinterpret_cast<const char*>(args.state) +
                        static_cast<std::int64_t>(blockIdx.x) * share;
-    if (blockIdx.x < ahead) prefetch(from, share);
     if (blockIdx.x + ahead < gridDim.x)
       prefetch(from + static_cast<std::int64_t>(ahead) * share, share);
   }
@@ -234,7 +232,7 @@ template <class T, class G>
 status choose_shape(const decode_arguments& a, CUstream_st* stream) {
   if (a.V % 64 != 0) return launch<T, G, 4, 8, 128>(a, stream);
   if (a.K <= 64) return launch<T, G, 16, 8, 128>(a, stream);
-  if (a.K <= 128) return launch<T, G, 8, 8, 128>(a, stream);
+  if (a.K <= 128) return launch<T, G, 16, 8, 256>(a, stream);
   return launch<T, G, 16, 16, 256>(a, stream);
 }
 
