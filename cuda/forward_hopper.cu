@@ -9,7 +9,8 @@
 //
 // With many sequences and heads both run side by side in one block
 // (fused_kernel).  With few, some blocks walk and all others prepare chunks for
-// them, through global memory (split_kernel).
+// them, through global memory (split_kernel).  With a content gate (family
+// carve) what the gate touches is done between the two (forward_gate.cuh).
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -18,6 +19,7 @@
 
 #include "carve/cuda.hpp"
 #include "common.cuh"
+#include "forward_gate.cuh"
 #include "forward_prepare.cuh"
 #include "forward_walk.cuh"
 #include "kernels.hpp"
@@ -48,25 +50,27 @@ struct walk_layout {
   static constexpr int stages = Fused || content ? 2 : 3;
   static constexpr int blocks = 0;
   static constexpr int values = blocks + stages * part::tiles;
-  static constexpr int inverse = values + walkers * values_bytes<Write, !Fused>;
-  static constexpr int own = inverse + (content ? tile_bytes : 0);
+  static constexpr int own =
+      values + walkers * values_bytes<Erase, Write, !Fused>;
   static constexpr int gate =
       own + (Fused ? scratch<K, Decay, content>::bytes : 0);
   static constexpr int numbers =
       gate + (content ? gate_memory<K, V>::bytes : 0);
   static constexpr int barriers = numbers + stages * part::numbers;
-  static constexpr int bytes = barriers + 2 * 8 * stages;
+  static constexpr int bytes = barriers + 8 * ((content ? 4 : 2) * stages + 1);
   static_assert(bytes <= 232448);
 
   __device__ static walk_shared at(std::uint32_t base) {
     walk_shared s;
     s.blocks = base + blocks;
     s.values = base + values;
-    s.inverse = base + inverse;
-    s.gate = base + gate;
+    s.mean = base + gate + gate_memory<K, V>::mean;
     s.numbers = base + numbers;
     s.ready = base + barriers;
     s.empty = s.ready + 8 * stages;
+    s.gated = s.empty + 8 * stages;
+    s.inverted = s.gated + 8 * stages;
+    s.known = s.inverted + 8 * stages;
     return s;
   }
 
@@ -77,15 +81,77 @@ struct walk_layout {
       for (int j = 0; j < stages; ++j) {
         barrier_init(s.ready + 8 * j, arrivals_to_be_ready);
         barrier_init(s.empty + 8 * j, 4 * walkers);
+        if constexpr (content) {
+          barrier_init(s.gated + 8 * j, group);
+          barrier_init(s.inverted + 8 * j, group);
+        }
       }
+      if constexpr (content) barrier_init(s.known, walkers * group);
     }
-    if constexpr (content)
-      if (threadIdx.x < group)
-        clear_above(s.inverse, threadIdx.x / 32, threadIdx.x % 32);
     fence_async_proxy();
     __syncthreads();
   }
 };
+
+/// The warpgroup that gates the chunks of a head for the walkers, in order.
+/// `load(n)` starts to bring chunk n, whose stage is free and which
+/// `await(n)` has waited for, and `finish(n)` brings it there.  `Prepares`:
+/// that takes registers and all loads that were started.
+template <class In, int K, int V, bool Prepares, class Await, class Load,
+          class Finish>
+__device__ __forceinline__ void gate_chunks(const problem& p,
+                                            const sequence_span& span, int head,
+                                            const walk_shared& at,
+                                            std::uint32_t memory, int barrier,
+                                            int thread, Await&& await,
+                                            Load&& load, Finish&& finish) {
+  using part = prepared<K, axis::content>;
+  const int length = static_cast<int>(span.length);
+  content_gate<In, K, V> gate;
+  gate.start(p, span, head, memory, at.blocks, barrier, thread);
+  if (length == 0) return;
+  await(0);
+  load(0);
+  gate.fetch(p);
+  finish(0);
+  if (length > chunk) await(1);
+  typename content_gate<In, K, V>::weights weights = {};
+#pragma unroll 1
+  for (int n = 0; n * chunk < length; ++n) {
+    const int stage = n & 1, other = stage ^ 1;
+    const std::uint32_t block = at.blocks + stage * part::tiles;
+    const bool last = (n + 1) * chunk >= length;
+    if (n > 0 && n * chunk % p.window == 0) {
+      barrier_wait(at.known, (n * chunk / p.window - 1) & 1);
+      gate.move(p, weights);
+    }
+    copy_async_wait<0>();
+    gate.apply(block);
+    fence_async_proxy();
+    sync_group<group>(barrier);
+    if (!last) {
+      // The other stage held the chunk before this.
+      if (n > 0) barrier_wait(at.empty + 8 * other, ((n - 1) >> 1) & 1);
+      load(n + 1);
+      if constexpr (Prepares) gate.fetch(p);
+    }
+    // The walkers' products would be in the way of the couplings.
+    gate.couple(p, span, n * chunk, block, at.numbers + stage * part::numbers,
+                [&] { barrier_arrive(at.gated + 8 * stage); });
+    fence_async_proxy();
+    barrier_arrive(at.inverted + 8 * stage);
+    // While the walkers make their outputs.
+    const bool moves = !last && (n + 1) * chunk % p.window == 0;
+    if constexpr (!Prepares) {
+      if (moves) weights = gate.load(p, 0);
+      if (!last) gate.fetch(p);
+      if ((n + 2) * chunk < length) await(n + 2);
+    }
+    if (!last) finish(n + 1);
+    if constexpr (Prepares)
+      if (moves) weights = gate.load(p, 0);
+  }
+}
 
 /// Both roles in one block: V / 64 walking warpgroups and a preparing one.
 template <class In, int K, int V, axis Decay, axis Erase, axis Write>
@@ -107,15 +173,30 @@ __global__ void __launch_bounds__(group*(V / 64 + 1), 1)
   if (role < walkers) {
     // 2 x 176 + 152 = 504 registers for four threads of the three groups.
     if constexpr (walkers == 2) grow_registers<176>();
-    at.values += role * values_bytes<Write, false>;
-    walk_chunks<In, K, V, Decay, Erase, Write, false>(
-        p, out, span, sequence, head, role, 64 * role, at, 2 + role, thread);
+    at.values += role * values_bytes<Erase, Write, false>;
+    walk_chunks<In, K, Decay, Erase, Write, false>(
+        p, out, span, sequence, head, 64 * role, at, 2 + role, thread);
   } else {
     if constexpr (walkers == 2) shrink_registers<152>();
     const int length = static_cast<int>(span.length);
     preparation<In, K, Decay, Erase> prepare;
     prepare.start(p, span, head, 0, base + layout::own, 1, thread);
     auto next = prepare.fetch_scalars(p, 0);
+    if constexpr (Erase == axis::content) {
+      gate_chunks<In, K, V, true>(
+          p, span, head, at, base + layout::gate, 1, thread, [](int) {},
+          [&](int n) { prepare.fetch(p, at.blocks + (n & 1) * part::tiles); },
+          [&](int n) {
+            const auto one = next;
+            next = prepare.fetch_scalars(p, (n + 1) * chunk);
+            prepare.run(p, n * chunk, at.blocks + (n & 1) * part::tiles,
+                        at.numbers + (n & 1) * part::numbers, one, span, head,
+                        [] {});
+            fence_async_proxy();
+            barrier_arrive(at.ready + 8 * (n & 1));
+          });
+      return;
+    }
     int fetched = 0;  // chunks whose loads were started
     if (length > 0) {
       prepare.fetch(p, at.blocks);
@@ -207,27 +288,43 @@ __global__ void __launch_bounds__(
     const sequence_span span = span_of(p.cu_seqlens, p.T, sequence);
     walk::start(at, 1);
     if (role < walk::walkers) {
-      if constexpr (walk::walkers == 2) grow_registers<216>();
-      at.values += role * values_bytes<Write, true>;
-      walk_chunks<In, K, V, Decay, Erase, Write, true>(
-          p, out, span, sequence, head, role, column, at, 2 + role, thread);
+      if constexpr (walk::walkers == 2) grow_registers<184>();
+      at.values += role * values_bytes<Erase, Write, true>;
+      walk_chunks<In, K, Decay, Erase, Write, true>(
+          p, out, span, sequence, head, column, at, 2 + role, thread);
     } else {
-      if constexpr (walk::walkers == 2) shrink_registers<40>();
+      if constexpr (walk::walkers == 2) shrink_registers<136>();
+      const std::int64_t first =
+          static_cast<std::int64_t>(head) * slots + first_block(p, sequence);
+      // By one thread.
+      const auto await = [&](int n) { wait_flag(flags + first + n); };
+      const auto load = [&](int n, int stage) {
+        fence_async_global();
+        const char* from = workspace + (first + n) * part::bytes;
+        const std::uint32_t ready = at.ready + 8 * stage;
+        barrier_expect(ready, part::bytes);
+        bulk_load(at.blocks + stage * part::tiles, from, part::stored, ready);
+        bulk_load(at.numbers + stage * part::numbers, from + part::stored,
+                  part::numbers, ready);
+      };
+      if constexpr (Erase == axis::content) {
+        gate_chunks<In, K, V, false>(
+            p, span, head, at, base + walk::gate, 1, thread,
+            [&](int n) {
+              if (thread == 0) await(n);
+            },
+            [&](int n) {
+              if (thread == 0) load(n, n & 1);
+            },
+            [&](int n) { barrier_wait(at.ready + 8 * (n & 1), (n >> 1) & 1); });
+        return;
+      }
       if (thread != 0) return;
-      const int slot0 = first_block(p, sequence);
       int stage = 0, phase = 1;
       for (int n = 0; n * chunk < span.length; ++n) {
-        const std::int64_t index =
-            static_cast<std::int64_t>(head) * slots + slot0 + n;
         if (n >= walk::stages) barrier_wait(at.empty + 8 * stage, phase);
-        wait_flag(flags + index);
-        fence_async_global();
-        const char* from = workspace + index * part::bytes;
-        barrier_expect(at.ready + 8 * stage, part::bytes);
-        bulk_load(at.blocks + stage * part::tiles, from, part::tiles,
-                  at.ready + 8 * stage);
-        bulk_load(at.numbers + stage * part::numbers, from + part::tiles,
-                  part::numbers, at.ready + 8 * stage);
+        await(n);
+        load(n, stage);
         if (++stage == walk::stages) {
           stage = 0;
           phase ^= 1;
@@ -265,8 +362,8 @@ __global__ void __launch_bounds__(
     sync_group<group>(barrier);
     if (thread == 0) {
       const std::int64_t index = static_cast<std::int64_t>(head) * slots + slot;
-      bulk_store(workspace + index * part::bytes, block, part::tiles);
-      bulk_store(workspace + index * part::bytes + part::tiles, numbers,
+      bulk_store(workspace + index * part::bytes, block, part::stored);
+      bulk_store(workspace + index * part::bytes + part::stored, numbers,
                  part::numbers);
       bulk_store_wait();
       fence_async_global();
@@ -381,11 +478,14 @@ status launch_shape(const problem& p, const outputs& out, char* workspace,
   return {unsupported, "forward_hopper: K or V without a kernel"};
 }
 
+bool aligned16(const void* p) {
+  return reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
+}
 /// Rows must start on 16 bytes for the wide copies.
 bool aligned(const tensor& x, int element_bytes) {
   const int step = 16 / element_bytes;
-  return reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0 &&
-         x.batch % step == 0 && x.token % step == 0 && x.head % step == 0;
+  return aligned16(x.data) && x.batch % step == 0 && x.token % step == 0 &&
+         x.head % step == 0;
 }
 
 }  // namespace
@@ -396,8 +496,10 @@ bool forward_hopper_supports(const problem& p) {
       p.family != family::carve)
     return false;
   // A gate that changes inside a chunk would need chunks of its own.
-  if (p.family == family::carve && (p.window <= 0 || p.window % chunk != 0 ||
-                                    p.rank <= 0 || p.rank > largest_rank))
+  if (p.family == family::carve &&
+      (p.window <= 0 || p.window % chunk != 0 || p.rank <= 0 ||
+       p.rank > largest_rank || p.rank % 4 != 0 || !aligned16(p.w_down) ||
+       !aligned16(p.w_up)))
     return false;
   const auto fits = [](int n) { return n == 64 || n == 128; };
   if (!fits(p.K) || !fits(p.V)) return false;
@@ -434,8 +536,7 @@ status forward_hopper(const problem& p, const outputs& out, void* workspace,
     return {workspace_too_small, "forward_hopper: workspace too small"};
   if (!aligned(out.o, 2))
     return {bad_argument, "forward_hopper: o must be aligned to 16 bytes"};
-  if (reinterpret_cast<std::uintptr_t>(workspace) % 16 != 0 ||
-      (needed > 0 && workspace == nullptr))
+  if (!aligned16(workspace) || (needed > 0 && workspace == nullptr))
     return {bad_argument, "forward_hopper: workspace null or misaligned"};
   if (p.N == 0 || p.HV == 0) return {};
   char* const ws = static_cast<char*>(workspace);

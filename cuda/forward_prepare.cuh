@@ -40,8 +40,9 @@ enum class axis { none, head, channel, content };
 
 /// Where the parts of a prepared chunk of K key channels lie, in bytes from
 /// its start: tiles, each a row a token, and apart from them some numbers.
-/// With a content gate the erase keys lack the gate, there is no T yet, and
-/// the keys to couple them with are part of the chunk.
+/// With a content gate the erase keys lack the gate, there is no T yet (a
+/// place for it follows what is prepared), and the keys to couple them with are
+/// part of the chunk.
 template <int K, axis Erase>
 struct prepared {
   static constexpr bool content = Erase == axis::content;
@@ -50,10 +51,11 @@ struct prepared {
   static constexpr int queries = panels * tile_bytes;        // q*2^y
   static constexpr int tail_keys = 2 * panels * tile_bytes;  // k*e^{G_C-G}
   static constexpr int products = 3 * panels * tile_bytes;   // P
-  static constexpr int inverse = products + tile_bytes;      // T
   static constexpr int keys = products + tile_bytes;         // k*2^-y (content)
-  static constexpr int tiles =
-      (content ? 4 * panels + 1 : 3 * panels + 2) * tile_bytes;
+  static constexpr int inverse =
+      keys + (content ? panels * tile_bytes : 0);  // T
+  static constexpr int tiles = inverse + tile_bytes;
+  static constexpr int stored = content ? inverse : tiles;
   // Numbers: decay from the chunk's start to the reference (powers of two,
   // bf16) and from there to its end (fp32); gates of one number per token;
   // which channels were left out of the products, a bit each.
@@ -61,7 +63,7 @@ struct prepared {
   static constexpr int numbers = Erase == axis::channel ? write
                                  : content              ? apart + 16
                                                         : apart;
-  static constexpr int bytes = tiles + numbers;
+  static constexpr int bytes = stored + numbers;  // in global memory
 };
 
 /// Shared memory that only the preparing warpgroup uses.
@@ -409,21 +411,25 @@ struct preparation {
   }
 
   /// The gates of one number per token: the decays of the chunk's tokens
-  /// 2 * lane and + 1, and the erase (or write) gates of the same tokens.
+  /// 2 * lane and + 1, and the erase (or write) gates of the same tokens, left
+  /// as they are so that nothing waits for them yet.
   struct scalars {
-    float decay[2], gate[2];
+    float decay[2];
+    In raw_gate[2];
+    __device__ float gate(int j) const { return to_float(raw_gate[j]); }
   };
   __device__ scalars fetch_scalars(const problem& p, int first) const {
     scalars x = {};
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const int token = first + 2 * lane + j;
+      x.raw_gate[j] = from_float<In>(0.f);
       if constexpr (Decay == axis::head)
         if (token < length) x.decay[j] = decays[token * p.g.token];
       if constexpr (Erase != axis::channel)
         if (token < length)
-          x.gate[j] = to_float(
-              scalar_gates[token * (content ? p.w.token : p.beta.token)]);
+          x.raw_gate[j] =
+              scalar_gates[token * (content ? p.w.token : p.beta.token)];
     }
     return x;
   }
@@ -648,8 +654,8 @@ __device__ __forceinline__ void preparation<In, K, Decay, Erase>::run(
   // Write gates of one number per token, the erase gates that go with them.
   if constexpr (Erase != axis::channel)
     if (warp == 0)
-      write8(numbers + part::write + lane * 8, __float_as_uint(one.gate[0]),
-             __float_as_uint(one.gate[1]));
+      write8(numbers + part::write + lane * 8, __float_as_uint(one.gate(0)),
+             __float_as_uint(one.gate(1)));
   copy_async_wait<0>();
 
   [[maybe_unused]] const std::uint32_t factors =
@@ -710,7 +716,7 @@ __device__ __forceinline__ void preparation<In, K, Decay, Erase>::run(
                 x.erase[j] =
                     to_float(static_cast<const In*>(p.b.data)[at(p.b, head)]);
               else
-                x.erase[j] = one.gate[j];
+                x.erase[j] = one.gate(j);
             }
             return x;
           });
@@ -755,7 +761,7 @@ __device__ __forceinline__ void preparation<In, K, Decay, Erase>::run(
                            exp2_fast(before + prefix[1])};
       two(0, prefix[0], prefix[1]);
       two(1, up[0], up[1]);
-      two(2, up[0] * one.gate[0], up[1] * one.gate[1]);
+      two(2, up[0] * one.gate(0), up[1] * one.gate(1));
       two(3, exp2_fast((mine - prefix[0]) + after),
           exp2_fast((mine - prefix[1]) + after));
     }
@@ -805,9 +811,7 @@ __device__ __forceinline__ void preparation<In, K, Decay, Erase>::run(
     }
   }
   store_products(block, m);
-  if constexpr (content) {
-    meanwhile();
-  } else {
+  if constexpr (!content) {
     std::uint32_t before[3][4];
     const std::uint32_t lower = shared + own::lower + warp * 1280;
     park(l, before, lower, warp, lane);

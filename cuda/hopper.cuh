@@ -98,15 +98,6 @@ __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
 }
 
-/// Reads 16 bytes that are read once.
-__device__ __forceinline__ uint4 load_once(const void* from) {
-  uint4 x;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];\n"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "l"(from));
-  return x;
-}
-
 __device__ __forceinline__ void bulk_load(std::uint32_t to, const void* from,
                                           std::uint32_t bytes,
                                           std::uint32_t barrier) {
@@ -408,6 +399,19 @@ __device__ __forceinline__ float max_nan(float x, float y) {
   float z;
   asm("max.NaN.f32 %0, %1, %2;\n" : "=f"(z) : "f"(x), "f"(y));
   return z;
+}
+
+/// The smaller of the two; NaN where one is NaN.
+__device__ __forceinline__ float min_nan(float x, float y) {
+  float z;
+  asm("min.NaN.f32 %0, %1, %2;\n" : "=f"(z) : "f"(x), "f"(y));
+  return z;
+}
+
+__device__ __forceinline__ float tanh_fast(float x) {
+  float y;
+  asm("tanh.approx.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
 }
 
 __device__ __forceinline__ float reciprocal(float x) {

@@ -153,11 +153,6 @@ __device__ __forceinline__ void multiply_tf32(float (&acc)[4],
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// Starts bringing the line of this address into the second-level cache.
-__device__ __forceinline__ void prefetch(const void* global) {
-  asm volatile("prefetch.global.L2 [%0];\n" ::"l"(global));
-}
-
 /// Copies 16 bytes, or writes zeros when `valid` is false.
 __device__ __forceinline__ void copy16(std::uint32_t shared, const void* global,
                                        bool valid) {

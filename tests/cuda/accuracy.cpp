@@ -187,8 +187,7 @@ TEST_CASE("the fastest kernels on packed sequences and grouped heads",
 TEST_CASE("the fastest kernels on many sequences", "[accuracy][fast]") {
   std::uint64_t seed = 700;
   for (const family f : families)
-    for (const draw d :
-         {draw::easy, draw::hard, draw::strong_decay, draw::fast_channels})
+    for (const draw d : {draw::hard, draw::fast_channels})
       for (const auto& [K, V] : {std::pair{128, 128}, {64, 128}, {128, 64}}) {
         if (d != draw::hard && K + V < 256) continue;
         sizes s;
@@ -197,7 +196,7 @@ TEST_CASE("the fastest kernels on many sequences", "[accuracy][fast]") {
         s.K = K;
         s.V = V;
         s.B = 33;
-        s.T = 100;
+        s.T = 70;
         s.HV = 2;
         s.window = 64;
         s.start_state = seed % 2 == 0;
