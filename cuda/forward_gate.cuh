@@ -3,9 +3,9 @@
 // The erase gate of a window depends on the mean output of the window before,
 //   b = sigmoid(x + W_up W_down m),
 // so what depends on it, the erase keys' gate, their couplings L and
-// T = (I + L)^-1, is on the chain from chunk to chunk.  This warpgroup does all
-// of that and nothing waits for it that need not: the walking warpgroups
-// meanwhile finish the state and the outputs of the chunk before.
+// T = (I + L)^-1, is on the chain from chunk to chunk.  This warpgroup does
+// that; the walking warpgroups meanwhile finish the state and the outputs of
+// the chunk before, and then help it to put the gate on.
 #pragma once
 
 #include "forward_prepare.cuh"
@@ -59,6 +59,9 @@ struct content_gate {
   static constexpr int pieces = K / 8, step = group / pieces;
   static constexpr int ranks = 16;             // taken at a time
   static constexpr int lanes = group / ranks;  // of a row of W_down
+  // Of a thread's pieces, this warpgroup's and each walking one's.
+  static constexpr int count = chunk / step, own_count = count / 2;
+  static constexpr int walker_count = (count - own_count) / (V / 64);
 
   const char* logits;  // the thread's first piece of the next chunk
   int left;            // rows from there on
@@ -89,7 +92,7 @@ struct content_gate {
     sync_group<group>(barrier);
   }
 
-  __device__ std::uint32_t moved(std::uint32_t tiles) const {
+  __device__ static std::uint32_t moved(std::uint32_t tiles, int thread) {
     return tiles + thread % pieces / 8 * tile_bytes +
            swizzled(thread / pieces, thread % 8);
   }
@@ -100,7 +103,7 @@ struct content_gate {
 #pragma unroll
     for (int m = 0; m < chunk / step; ++m) {
       const bool valid = thread / pieces + m * step < left;
-      copy_async_16(moved(at + memory::logits) + m * step * 128,
+      copy_async_16(moved(at + memory::logits, thread) + m * step * 128,
                     valid ? next : static_cast<const char*>(p.b.data), valid);
       next += step * 2 * p.b.token;
     }
@@ -144,46 +147,52 @@ struct content_gate {
 
   /// Moves the logits by W_up W_down m.  `w`: the first ranks' weights, loaded
   /// before the mean was waited for.
-  __device__ void move(const problem& p, weights w) const {
-    const weights begin = w;
-    for (int r = 0; r < p.rank; r += ranks) {
-      if (r > 0) w = load(p, r);
-      float sum[4] = {};
-#pragma unroll
-      for (int j = 0; j < V / lanes; j += 4) {
-        const uint4 m =
-            read16(at + memory::mean + (thread % lanes * 4 + j * lanes) * 4);
-        sum[0] = fmaf(w.down[j], __uint_as_float(m.x), sum[0]);
-        sum[1] = fmaf(w.down[j + 1], __uint_as_float(m.y), sum[1]);
-        sum[2] = fmaf(w.down[j + 2], __uint_as_float(m.z), sum[2]);
-        sum[3] = fmaf(w.down[j + 3], __uint_as_float(m.w), sum[3]);
-      }
-      float all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-#pragma unroll
-      for (int d = lanes / 2; d > 0; d /= 2)
-        all += __shfl_xor_sync(~0u, all, d);
-      if (thread % lanes == 0)
-        write4(at + memory::inner + (r + thread / lanes) * 4, all);
-    }
+  __device__ void move(const problem& p, const weights& w) const {
+    project(w, 0);
+    for (int r = ranks; r < p.rank; r += ranks) project(load(p, r), r);
     sync_group<group>(barrier);
-    float shift = 0;
-    for (int r = 0; r < p.rank; r += ranks) {
-      w = r > 0 ? load(p, r) : begin;
-#pragma unroll
-      for (int j = 0; j < ranks; j += 4) {
-        const uint4 m = read16(at + memory::inner + (r + j) * 4);
-        shift = fmaf(w.up[j], __uint_as_float(m.x), shift);
-        shift = fmaf(w.up[j + 1], __uint_as_float(m.y), shift);
-        shift = fmaf(w.up[j + 2], __uint_as_float(m.z), shift);
-        shift = fmaf(w.up[j + 3], __uint_as_float(m.w), shift);
-      }
-    }
+    float shift = lift(w, 0);
+    for (int r = ranks; r < p.rank; r += ranks) shift += lift(load(p, r), r);
     if (thread < K) write4(at + memory::shift + thread * 4, -log2e * shift);
     sync_group<group>(barrier);
   }
+  /// Rows `first`.. of W_down m.
+  __device__ void project(const weights& w, int first) const {
+    float sum[4] = {};
+#pragma unroll
+    for (int j = 0; j < V / lanes; j += 4) {
+      const uint4 m =
+          read16(at + memory::mean + (thread % lanes * 4 + j * lanes) * 4);
+      sum[0] = fmaf(w.down[j], __uint_as_float(m.x), sum[0]);
+      sum[1] = fmaf(w.down[j + 1], __uint_as_float(m.y), sum[1]);
+      sum[2] = fmaf(w.down[j + 2], __uint_as_float(m.z), sum[2]);
+      sum[3] = fmaf(w.down[j + 3], __uint_as_float(m.w), sum[3]);
+    }
+    float all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+#pragma unroll
+    for (int d = lanes / 2; d > 0; d /= 2) all += __shfl_xor_sync(~0u, all, d);
+    if (thread % lanes == 0)
+      write4(at + memory::inner + (first + thread / lanes) * 4, all);
+  }
+  /// What those rows add to the shift of the thread's channel.
+  __device__ float lift(const weights& w, int first) const {
+    float sum[4] = {};
+#pragma unroll
+    for (int j = 0; j < ranks; j += 4) {
+      const uint4 m = read16(at + memory::inner + (first + j) * 4);
+      sum[0] = fmaf(w.up[j], __uint_as_float(m.x), sum[0]);
+      sum[1] = fmaf(w.up[j + 1], __uint_as_float(m.y), sum[1]);
+      sum[2] = fmaf(w.up[j + 2], __uint_as_float(m.z), sum[2]);
+      sum[3] = fmaf(w.up[j + 3], __uint_as_float(m.w), sum[3]);
+    }
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  }
 
-  /// Puts the gate on the erase keys of a chunk.
-  __device__ void apply(std::uint32_t block) const {
+  /// Puts the gate on rows m * step + thread / pieces, m from `First` to before
+  /// `Last`, of the erase keys of a chunk; by any warpgroup.
+  template <int First, int Last>
+  __device__ static __forceinline__ void apply(std::uint32_t block,
+                                               std::uint32_t at, int thread) {
     float shift[8];
 #pragma unroll
     for (int e = 0; e < 8; e += 4) {
@@ -194,10 +203,10 @@ struct content_gate {
       shift[e + 2] = __uint_as_float(y.z);
       shift[e + 3] = __uint_as_float(y.w);
     }
-    const std::uint32_t from = moved(at + memory::logits);
-    const std::uint32_t to = moved(block + part::erase_keys);
-#pragma unroll 2
-    for (int m = 0; m < chunk / step; ++m) {
+    const std::uint32_t from = moved(at + memory::logits, thread);
+    const std::uint32_t to = moved(block + part::erase_keys, thread);
+#pragma unroll
+    for (int m = First; m < Last; ++m) {
       const uint4 x = read16(from + m * step * 128);
       const uint4 k = read16(to + m * step * 128);
       const std::uint32_t xw[4] = {x.x, x.y, x.z, x.w};

@@ -57,19 +57,21 @@ struct walk_layout {
   static constexpr int numbers =
       gate + (content ? gate_memory<K, V>::bytes : 0);
   static constexpr int barriers = numbers + stages * part::numbers;
-  static constexpr int bytes = barriers + 8 * ((content ? 4 : 2) * stages + 1);
+  static constexpr int bytes = barriers + 8 * ((content ? 6 : 2) * stages + 1);
   static_assert(bytes <= 232448);
 
   __device__ static walk_shared at(std::uint32_t base) {
     walk_shared s;
     s.blocks = base + blocks;
     s.values = base + values;
-    s.mean = base + gate + gate_memory<K, V>::mean;
+    s.gate = base + gate;
     s.numbers = base + numbers;
     s.ready = base + barriers;
     s.empty = s.ready + 8 * stages;
-    s.gated = s.empty + 8 * stages;
-    s.inverted = s.gated + 8 * stages;
+    s.moved = s.empty + 8 * stages;
+    s.gated = s.moved + 8 * stages;
+    s.coupled = s.gated + 8 * stages;
+    s.inverted = s.coupled + 8 * stages;
     s.known = s.inverted + 8 * stages;
     return s;
   }
@@ -82,7 +84,9 @@ struct walk_layout {
         barrier_init(s.ready + 8 * j, arrivals_to_be_ready);
         barrier_init(s.empty + 8 * j, 4 * walkers);
         if constexpr (content) {
-          barrier_init(s.gated + 8 * j, group);
+          barrier_init(s.moved + 8 * j, group);
+          barrier_init(s.gated + 8 * j, (1 + walkers) * group);
+          barrier_init(s.coupled + 8 * j, group);
           barrier_init(s.inverted + 8 * j, group);
         }
       }
@@ -126,18 +130,20 @@ __device__ __forceinline__ void gate_chunks(const problem& p,
       gate.move(p, weights);
     }
     copy_async_wait<0>();
-    gate.apply(block);
+    barrier_arrive(at.moved + 8 * stage);
+    gate.template apply<0, content_gate<In, K, V>::own_count>(block, memory,
+                                                              thread);
     fence_async_proxy();
-    sync_group<group>(barrier);
+    barrier_arrive(at.gated + 8 * stage);
+    barrier_wait(at.gated + 8 * stage, (n >> 1) & 1);
     if (!last) {
       // The other stage held the chunk before this.
       if (n > 0) barrier_wait(at.empty + 8 * other, ((n - 1) >> 1) & 1);
       load(n + 1);
       if constexpr (Prepares) gate.fetch(p);
     }
-    // The walkers' products would be in the way of the couplings.
     gate.couple(p, span, n * chunk, block, at.numbers + stage * part::numbers,
-                [&] { barrier_arrive(at.gated + 8 * stage); });
+                [&] { barrier_arrive(at.coupled + 8 * stage); });
     fence_async_proxy();
     barrier_arrive(at.inverted + 8 * stage);
     // While the walkers make their outputs.
@@ -174,7 +180,7 @@ __global__ void __launch_bounds__(group*(V / 64 + 1), 1)
     // 2 x 176 + 152 = 504 registers for four threads of the three groups.
     if constexpr (walkers == 2) grow_registers<176>();
     at.values += role * values_bytes<Erase, Write, false>;
-    walk_chunks<In, K, Decay, Erase, Write, false>(
+    walk_chunks<In, K, V, Decay, Erase, Write, false>(
         p, out, span, sequence, head, 64 * role, at, 2 + role, thread);
   } else {
     if constexpr (walkers == 2) shrink_registers<152>();
@@ -290,7 +296,7 @@ __global__ void __launch_bounds__(
     if (role < walk::walkers) {
       if constexpr (walk::walkers == 2) grow_registers<184>();
       at.values += role * values_bytes<Erase, Write, true>;
-      walk_chunks<In, K, Decay, Erase, Write, true>(
+      walk_chunks<In, K, V, Decay, Erase, Write, true>(
           p, out, span, sequence, head, column, at, 2 + role, thread);
     } else {
       if constexpr (walk::walkers == 2) shrink_registers<136>();

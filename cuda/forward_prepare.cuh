@@ -467,19 +467,16 @@ __device__ __forceinline__ void preparation<In, K, Decay, Erase>::sum_logs(
     const std::uint32_t at = late ? logs(block, 2 + b) + pair * 8
                                   : logs(block, 1 - b) + 15 * K * 4 + pair * 8;
     const int row = late ? K * 4 : -K * 4;
+    uint2 g[16];
 #pragma unroll
-    for (int s = 0; s < 16; s += 8) {
-      uint2 g[8];
+    for (int t = 0; t < 16; ++t) g[t] = read8(at + t * row);
 #pragma unroll
-      for (int t = 0; t < 8; ++t) g[t] = read8(at + (s + t) * row);
-#pragma unroll
-      for (int t = 0; t < 8; ++t) {
-        const float2 before = sum;
-        sum.x += log_decay(__uint_as_float(g[t].x));
-        sum.y += log_decay(__uint_as_float(g[t].y));
-        write8(at + (s + t) * row, __float_as_uint(late ? sum.x : -before.x),
-               __float_as_uint(late ? sum.y : -before.y));
-      }
+    for (int t = 0; t < 16; ++t) {
+      const float2 before = sum;
+      sum.x += log_decay(__uint_as_float(g[t].x));
+      sum.y += log_decay(__uint_as_float(g[t].y));
+      write8(at + t * row, __float_as_uint(late ? sum.x : -before.x),
+             __float_as_uint(late ? sum.y : -before.y));
     }
   }
   write8(shared + own::totals + late * K * 4 + pair * 8, __float_as_uint(sum.x),

@@ -3,6 +3,7 @@
 // registers.
 #pragma once
 
+#include "forward_gate.cuh"
 #include "forward_prepare.cuh"
 
 namespace carve::cuda::forward_chunks {
@@ -23,10 +24,11 @@ constexpr int values_bytes = tile_bytes*(v_stages<Erase, Split> +
 struct walk_shared {
   std::uint32_t blocks, numbers;  // stages of prepared chunks
   std::uint32_t values;           // the warpgroup's own
-  std::uint32_t mean;             // content: the window's mean
-  // Barriers: a stage is prepared, it may be overwritten; content: its erase
-  // keys have their gate, its T is there, the mean is known.
-  std::uint32_t ready, empty, gated, inverted, known;
+  std::uint32_t gate;             // content: gate_memory
+  // Barriers: a stage is prepared, it may be overwritten; content: its logits
+  // have moved, its erase keys have their gate, L is there, T is there, the
+  // mean is known.
+  std::uint32_t ready, empty, moved, gated, coupled, inverted, known;
 };
 
 /// One warpgroup takes 64 value channels from `column` on through all chunks.
@@ -36,7 +38,8 @@ struct walk_shared {
 /// short chain from state to state.  Otherwise, and with a content gate, there
 /// are two.  With a content gate the chain is from outputs to outputs, through
 /// the gate (forward_gate.cuh).
-template <class In, int K, axis Decay, axis Erase, axis Write, bool Split>
+template <class In, int K, int V, axis Decay, axis Erase, axis Write,
+          bool Split>
 __device__ __forceinline__ void walk_chunks(const problem& p,
                                             const outputs& out,
                                             const sequence_span& span,
@@ -167,7 +170,23 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       operand[2 * j] = pack<In>(state[4 * j], state[4 * j + 1]);
       operand[2 * j + 1] = pack<In>(state[4 * j + 2], state[4 * j + 3]);
     }
-    if constexpr (content) barrier_wait(at.gated + 8 * stage, phase);
+    if constexpr (content) {
+      using gate = content_gate<In, K, V>;
+      const std::uint32_t b = 8 * stage;
+      barrier_wait(at.moved + b, phase);
+      // Columns of 64 value channels number the walkers.
+      if (column % V == 0)
+        gate::template apply<gate::own_count,
+                             gate::own_count + gate::walker_count>(
+            block, at.gate, thread);
+      else
+        gate::template apply<gate::own_count + gate::walker_count, gate::count>(
+            block, at.gate, thread);
+      fence_async_proxy();
+      barrier_arrive(at.gated + b);
+      // Before that the products would be in the way of the couplings.
+      barrier_wait(at.coupled + b, phase);
+    }
     product_fence();
 #pragma unroll
     for (int j = 0; j < K / 16; ++j)
@@ -321,7 +340,8 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       }
       if ((n + 1) * chunk % p.window == 0 && n + 1 < chunks) {
         const float f = p.scale / static_cast<float>(p.window);
-        const std::uint32_t mean = at.mean + (column + 16 * warp + i) * 4;
+        const std::uint32_t mean =
+            at.gate + gate_memory<K, V>::mean + (column + 16 * warp + i) * 4;
         if (c == 0) {
           write4(mean, sum[0] * f);
           write4(mean + 32, sum[1] * f);
