@@ -1525,10 +1525,8 @@ __global__ void __launch_bounds__(Warps * 64, 1)
           mma::multiply_fp16(u[2 * tb + 1], x, y.r[2], y.r[3]);
         }
       }
-      if (!Scalar && i == 0) {
-#pragma unroll
-        for (int x = 0; x < 32; ++x) u[x >> 2][x & 3] *= 1 / first_lift;
-      }
+      // W of the first chunk is lifted.
+      const float unlift_w = !Scalar && i == 0 ? 1 / first_lift : 1.f;
       const float* decay = reinterpret_cast<const float*>(
           memory + (i & 1) * lay::forward_stage + 2 * lay::big + lay::small);
 #pragma unroll
@@ -1546,7 +1544,8 @@ __global__ void __launch_bounds__(Warps * 64, 1)
         for (int n = 0; n < 4; ++n) {
           const float2 z = operand::unpack(y.r[n]);
           const float(&w)[4] = u[2 * tb + (n >> 1)];
-          const float lo = z.x - w[2 * (n & 1)], hi = z.y - w[2 * (n & 1) + 1];
+          const float lo = fmaf(-unlift_w, w[2 * (n & 1)], z.x);
+          const float hi = fmaf(-unlift_w, w[2 * (n & 1) + 1], z.y);
           x.r[n] = operand::pack(lo, hi);
           if (Scalar) {
             const float2 f = *reinterpret_cast<const float2*>(
@@ -1626,11 +1625,10 @@ __global__ void __launch_bounds__(Warps * 64, 1)
     const float* decay = reinterpret_cast<const float*>(
         memory + lay::reverse + (i & 1) * lay::reverse_stage + decay_at);
     // The first chunk from its first token on, where the state is kept from.
-    float lift = 1.f;
-    if (i == 0) {
-      lift = Scalar ? 1.f / fmaxf(decay[K], 0x1p-100f) : first_lift;
-      unlift_state = norm.y / lift;
-    }
+    const float lift = i > 0    ? 1.f
+                       : Scalar ? 1.f / fmaxf(decay[K], 0x1p-100f)
+                                : first_lift;
+    unlift_state = norm.y / lift;
 #pragma unroll
     for (int j = 0; j < K / 8; ++j) {
       float2 d = *reinterpret_cast<const float2*>(decay + 8 * j + 2 * quad);
