@@ -106,6 +106,11 @@ struct status {
 
 /// Which kernel to run: the fastest that supports the problem, or the plain
 /// general one (the yardstick of the fast ones).
+///
+/// The fast ones need finite log decays and hold what a token writes (u), the
+/// tail keys and, of the backward, the states in fp16: |u|, |k| and there |q|
+/// and |S| must stay below 65504; beyond, infinities come out, never a silent
+/// clip.  The general ones compute in fp32 throughout.
 enum class path : int { best, general };
 
 /// Bytes of workspace that `forward` needs for this problem.
