@@ -261,17 +261,6 @@ __device__ __forceinline__ void mma_16(float (&d)[4],
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-/// d += a b, m16n8k8, operands fp32 rounded to tf32.
-__device__ __forceinline__ void mma_tf32(float (&d)[4],
-                                         const std::uint32_t (&a)[4],
-                                         std::uint32_t b0, std::uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, "
-      "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 // ---- warpgroup products ----
 
 /// Descriptor of a swizzled tile at a shared address: rows of 64 elements,
@@ -437,22 +426,6 @@ __device__ __forceinline__ float2 unpack(std::uint32_t x) {
   else
     return make_float2(__uint_as_float(x << 16),
                        __uint_as_float(x & 0xFFFF0000u));
-}
-__device__ __forceinline__ std::uint32_t round_tf32(float x) {
-  std::uint32_t r;
-  asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(r) : "f"(x));
-  return r;
-}
-/// Products of two pairs, each rounded.
-template <class T>
-__device__ __forceinline__ std::uint32_t mul_16(std::uint32_t a,
-                                                std::uint32_t b) {
-  std::uint32_t r;
-  if constexpr (std::is_same_v<T, __half>)
-    asm("mul.rn.f16x2 %0, %1, %2;\n" : "=r"(r) : "r"(a), "r"(b));
-  else
-    asm("mul.rn.bf16x2 %0, %1, %2;\n" : "=r"(r) : "r"(a), "r"(b));
-  return r;
 }
 
 }  // namespace carve::cuda::hopper
