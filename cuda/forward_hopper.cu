@@ -54,25 +54,28 @@ struct walk_layout {
       values + walkers * values_bytes<Erase, Write, !Fused>;
   static constexpr int gate =
       own + (Fused ? scratch<K, Decay, content>::bytes : 0);
-  static constexpr int numbers =
-      gate + (content ? gate_memory<K, V>::bytes : 0);
+  // Of a fused block the third warpgroup prepares, others may gate; of another
+  // all that do not walk gate or load.
+  static constexpr int gaters = !content ? 0 : Fused ? 1 : 2;
+  static constexpr int groups = walkers + gaters + (Fused || !content ? 1 : 0);
+  using memory = gate_memory<K, V>;
+  static constexpr int numbers = gate + (content ? memory::bytes : 0);
   static constexpr int barriers = numbers + stages * part::numbers;
-  static constexpr int bytes = barriers + 8 * ((content ? 6 : 2) * stages + 1);
+  static constexpr int bytes =
+      barriers + 8 * (content ? 4 * stages + 1 : 2 * stages);
   static_assert(bytes <= 232448);
 
   __device__ static walk_shared at(std::uint32_t base) {
     walk_shared s;
     s.blocks = base + blocks;
     s.values = base + values;
-    s.gate = base + gate;
+    s.sums = base + gate + memory::sums;
     s.numbers = base + numbers;
     s.ready = base + barriers;
     s.empty = s.ready + 8 * stages;
-    s.moved = s.empty + 8 * stages;
-    s.gated = s.moved + 8 * stages;
-    s.coupled = s.gated + 8 * stages;
-    s.inverted = s.coupled + 8 * stages;
-    s.known = s.inverted + 8 * stages;
+    s.keyed = Fused ? s.ready : s.empty + 8 * stages;
+    s.erased = s.empty + 16 * stages;
+    s.logits = s.erased + 8 * stages;
     return s;
   }
 
@@ -84,89 +87,117 @@ struct walk_layout {
         barrier_init(s.ready + 8 * j, arrivals_to_be_ready);
         barrier_init(s.empty + 8 * j, 4 * walkers);
         if constexpr (content) {
-          barrier_init(s.moved + 8 * j, group);
-          barrier_init(s.gated + 8 * j, (1 + walkers) * group);
-          barrier_init(s.coupled + 8 * j, group);
-          barrier_init(s.inverted + 8 * j, group);
+          if (!Fused) barrier_init(s.keyed + 8 * j, 1);
+          barrier_init(s.erased + 8 * j, 4 * walkers);
         }
       }
-      if constexpr (content) barrier_init(s.known, walkers * group);
+      if constexpr (content) barrier_init(s.logits, group);
     }
     fence_async_proxy();
     __syncthreads();
   }
 };
 
-/// The warpgroup that gates the chunks of a head for the walkers, in order.
-/// `load(n)` starts to bring chunk n, whose stage is free and which
-/// `await(n)` has waited for, and `finish(n)` brings it there.  `Prepares`:
-/// that takes registers and all loads that were started.
-template <class In, int K, int V, bool Prepares, class Await, class Load,
-          class Finish>
+/// Registers of a thread: the walkers' grow at the others' cost, where ptxas
+/// would have to give all the same and too few.
+template <int Walkers, int Groups>
+struct registers_of {
+  static constexpr int walker = Walkers == 2 ? 176 : 208;
+  static constexpr int other = Groups == 4 ? 80 : Walkers == 2 ? 152 : 144;
+  __device__ static void grow() {
+    if constexpr (Groups > 2) grow_registers<walker>();
+  }
+  __device__ static void shrink() {
+    if constexpr (Groups > 2) shrink_registers<other>();
+  }
+};
+
+/// Warpgroup `Which` of the `Groups` that gate the chunks of a head for the
+/// walkers, in order: all put the gate on, the first makes T, and the last
+/// calls `load_keys(n)` and later `load_rest(n)`, which start to bring chunk n.
+template <class In, int K, int V, int Groups, int Which, class LoadKeys,
+          class LoadRest>
 __device__ __forceinline__ void gate_chunks(const problem& p,
-                                            const sequence_span& span, int head,
+                                            sequence_span span, int head,
                                             const walk_shared& at,
-                                            std::uint32_t memory, int barrier,
-                                            int thread, Await&& await,
-                                            Load&& load, Finish&& finish) {
+                                            std::uint32_t memory, int thread,
+                                            LoadKeys&& load_keys,
+                                            LoadRest&& load_rest) {
   using part = prepared<K, axis::content>;
+  using gate_type = content_gate<In, K, V, Groups>;
+  constexpr bool loads = Which == Groups - 1;
   const int length = static_cast<int>(span.length);
-  content_gate<In, K, V> gate;
-  gate.start(p, span, head, memory, at.blocks, barrier, thread);
+  gate_type gate;
+  gate.start(p, span, head, memory, at.blocks, Which * group + thread);
   if (length == 0) return;
-  await(0);
-  load(0);
-  gate.fetch(p);
-  finish(0);
-  if (length > chunk) await(1);
-  typename content_gate<In, K, V>::weights weights = {};
+  if constexpr (loads) {
+    load_keys(0);
+    sync_group<group>(gate_barriers::first);
+    load_rest(0);
+  }
+  if constexpr (loads) gate.fetch(p, span, 0, at.logits);
+  constexpr int walkers = V / 64;
+  using barriers = gate_barriers;
+  int left = 1;  // tokens of the window
 #pragma unroll 1
   for (int n = 0; n * chunk < length; ++n) {
-    const int stage = n & 1, other = stage ^ 1;
+    const int stage = n & 1;
     const std::uint32_t block = at.blocks + stage * part::tiles;
-    const bool last = (n + 1) * chunk >= length;
-    if (n > 0 && n * chunk % p.window == 0) {
-      barrier_wait(at.known, (n * chunk / p.window - 1) & 1);
-      gate.move(p, weights);
+    const std::uint32_t numbers = at.numbers + stage * part::numbers;
+    const bool more = (n + 1) * chunk < length;
+    forget(gate.thread);
+    forget(gate.lane);
+    forget(gate.head);
+    forget(span.first);
+    // What does not need the mean is done before it is waited for.
+    typename gate_type::weights weights = {};
+    if (left <= 0) weights = gate.load(p);
+    barrier_wait(at.keyed + 8 * stage, (n >> 1) & 1);
+    barrier_wait(at.logits, n & 1);
+    const auto pieces = gate.take(0);
+    if constexpr (loads)
+      if (more) load_keys(n + 1);
+    bool apart = false;
+    if constexpr (Which == 0) {
+      const uint4 x = read16(numbers + part::apart);
+      apart = (x.x | x.y | x.z | x.w) != 0;
     }
-    copy_async_wait<0>();
-    barrier_arrive(at.moved + 8 * stage);
-    gate.template apply<0, content_gate<In, K, V>::own_count>(block, memory,
-                                                              thread);
+    typename gate_type::shifts shifts;
+    if (left <= 0) {
+      sync_group<barriers::known_threads<walkers, Groups>>(barriers::known);
+      shifts = gate.move(p, weights);
+    } else {
+      shifts = gate.same();
+    }
+    if (left <= 0 || n == 0) left = p.window;
+    left -= chunk;
+    gate.apply(block, pieces, shifts);
     fence_async_proxy();
-    barrier_arrive(at.gated + 8 * stage);
-    barrier_wait(at.gated + 8 * stage, (n >> 1) & 1);
-    if (!last) {
-      // The other stage held the chunk before this.
-      if (n > 0) barrier_wait(at.empty + 8 * other, ((n - 1) >> 1) & 1);
-      load(n + 1);
-      if constexpr (Prepares) gate.fetch(p);
+    sync_group<gate_type::threads>(barriers::all);
+    if constexpr (loads) {
+      if (more) load_rest(n + 1);
+      if (more) gate.fetch(p, span, (n + 1) * chunk, at.logits);
     }
-    gate.couple(p, span, n * chunk, block, at.numbers + stage * part::numbers,
-                [&] { barrier_arrive(at.coupled + 8 * stage); });
-    fence_async_proxy();
-    barrier_arrive(at.inverted + 8 * stage);
-    // While the walkers make their outputs.
-    const bool moves = !last && (n + 1) * chunk % p.window == 0;
-    if constexpr (!Prepares) {
-      if (moves) weights = gate.load(p, 0);
-      if (!last) gate.fetch(p);
-      if ((n + 2) * chunk < length) await(n + 2);
+    if constexpr (Which == 0) {
+      constexpr int threads = barriers::stage_threads<walkers>;
+      gate.couple(p, span, n * chunk, block, numbers, apart,
+                  [&] { arrive_group<threads>(barriers::coupled + stage); });
+      fence_async_proxy();
+      arrive_group<threads>(barriers::inverted + stage);
     }
-    if (!last) finish(n + 1);
-    if constexpr (Prepares)
-      if (moves) weights = gate.load(p, 0);
   }
 }
 
-/// Both roles in one block: V / 64 walking warpgroups and a preparing one.
+/// All roles in one block: V / 64 walking warpgroups, a preparing one and, with
+/// a content gate, one that gates.
 template <class In, int K, int V, axis Decay, axis Erase, axis Write>
-__global__ void __launch_bounds__(group*(V / 64 + 1), 1)
+__global__ void __launch_bounds__(
+    group* walk_layout<K, V, Decay, Erase, Write, true>::groups, 1)
     fused_kernel(const __grid_constant__ problem p,
                  const __grid_constant__ outputs out) {
   using part = prepared<K, Erase>;
   using layout = walk_layout<K, V, Decay, Erase, Write, true>;
-  constexpr int walkers = V / 64;
+  using registers = registers_of<layout::walkers, layout::groups>;
   const std::uint32_t base = tiles_address();
   walk_shared at = layout::at(base);
   const int sequence = blockIdx.x / p.HV, head = blockIdx.x % p.HV;
@@ -176,65 +207,57 @@ __global__ void __launch_bounds__(group*(V / 64 + 1), 1)
   // Broadcast, so that the compiler knows the branch to be uniform.
   const int role = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / group, 0);
   const int thread = threadIdx.x % group;
-  if (role < walkers) {
-    // 2 x 176 + 152 = 504 registers for four threads of the three groups.
-    if constexpr (walkers == 2) grow_registers<176>();
+  if (role < layout::walkers) {
+    registers::grow();
     at.values += role * values_bytes<Erase, Write, false>;
     walk_chunks<In, K, V, Decay, Erase, Write, false>(
         p, out, span, sequence, head, 64 * role, at, 2 + role, thread);
-  } else {
-    if constexpr (walkers == 2) shrink_registers<152>();
-    const int length = static_cast<int>(span.length);
-    preparation<In, K, Decay, Erase> prepare;
-    prepare.start(p, span, head, 0, base + layout::own, 1, thread);
-    auto next = prepare.fetch_scalars(p, 0);
-    if constexpr (Erase == axis::content) {
-      gate_chunks<In, K, V, true>(
-          p, span, head, at, base + layout::gate, 1, thread, [](int) {},
-          [&](int n) { prepare.fetch(p, at.blocks + (n & 1) * part::tiles); },
-          [&](int n) {
-            const auto one = next;
-            next = prepare.fetch_scalars(p, (n + 1) * chunk);
-            prepare.run(p, n * chunk, at.blocks + (n & 1) * part::tiles,
-                        at.numbers + (n & 1) * part::numbers, one, span, head,
-                        [] {});
-            fence_async_proxy();
-            barrier_arrive(at.ready + 8 * (n & 1));
-          });
+    return;
+  }
+  registers::shrink();
+  if constexpr (layout::content) {
+    if (role > layout::walkers) {
+      gate_chunks<In, K, V, 1, 0>(
+          p, span, head, at, base + layout::gate, thread, [](int) {},
+          [](int) {});
       return;
     }
-    int fetched = 0;  // chunks whose loads were started
-    if (length > 0) {
-      prepare.fetch(p, at.blocks);
-      fetched = 1;
-    }
+  }
+  const int length = static_cast<int>(span.length);
+  preparation<In, K, Decay, Erase> prepare;
+  prepare.start(p, span, head, 0, base + layout::own, 1, thread);
+  auto next = prepare.fetch_scalars(p, 0);
+  int fetched = 0;  // chunks whose loads were started
+  if (length > 0) {
+    prepare.fetch(p, at.blocks);
+    fetched = 1;
+  }
 #pragma unroll 1
-    for (int n = 0; n * chunk < length; ++n) {
-      const int stage = n & 1, other = stage ^ 1;
-      const auto one = next;
-      next = prepare.fetch_scalars(p, (n + 1) * chunk);
-      // Starts the loads of the next chunk, if the walk is through with the
-      // one before this; `wait`: until it is.
-      const auto fetch_ahead = [&](bool wait) {
-        if (fetched > n + 1 || (n + 1) * chunk >= length) return;
-        if (n > 0) {
-          const std::uint32_t empty = at.empty + 8 * other;
-          const int phase = ((n - 1) >> 1) & 1;
-          if (wait)
-            barrier_wait(empty, phase);
-          else if (!__all_sync(~0u, barrier_test(empty, phase)))
-            return;
-        }
-        prepare.fetch(p, at.blocks + other * part::tiles);
-        fetched = n + 2;
-      };
-      prepare.run(p, n * chunk, at.blocks + stage * part::tiles,
-                  at.numbers + stage * part::numbers, one, span, head,
-                  [&] { fetch_ahead(false); });
-      fence_async_proxy();
-      barrier_arrive(at.ready + 8 * stage);
-      fetch_ahead(true);
-    }
+  for (int n = 0; n * chunk < length; ++n) {
+    const int stage = n & 1, other = stage ^ 1;
+    const auto one = next;
+    next = prepare.fetch_scalars(p, (n + 1) * chunk);
+    // Starts the loads of the next chunk, if the walk is through with the
+    // one before this; `wait`: until it is.
+    const auto fetch_ahead = [&](bool wait) {
+      if (fetched > n + 1 || (n + 1) * chunk >= length) return;
+      if (n > 0) {
+        const std::uint32_t empty = at.empty + 8 * other;
+        const int phase = ((n - 1) >> 1) & 1;
+        if (wait)
+          barrier_wait(empty, phase);
+        else if (!__all_sync(~0u, barrier_test(empty, phase)))
+          return;
+      }
+      prepare.fetch(p, at.blocks + other * part::tiles);
+      fetched = n + 2;
+    };
+    prepare.run(p, n * chunk, at.blocks + stage * part::tiles,
+                at.numbers + stage * part::numbers, one, span, head,
+                [&] { fetch_ahead(false); });
+    fence_async_proxy();
+    barrier_arrive(at.ready + 8 * stage);
+    fetch_ahead(true);
   }
 }
 
@@ -263,7 +286,7 @@ template <int K, int V, axis Decay, axis Erase, axis Write>
 struct split_layout {
   using walk = walk_layout<K, V, Decay, Erase, Write, false>;
   using prepare = preparer_layout<K, Decay, Erase>;
-  static constexpr int groups = walk::walkers + 1;
+  static constexpr int groups = walk::groups;
   static constexpr int columns = 64 * walk::walkers;  // of a block
   static constexpr int bytes = prepare::count * prepare::bytes > walk::bytes
                                    ? prepare::count* prepare::bytes
@@ -285,6 +308,7 @@ __global__ void __launch_bounds__(
   const std::uint32_t base = tiles_address();
   const int role = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / group, 0);
   const int thread = threadIdx.x % group;
+  using registers = registers_of<walk::walkers, layout::groups>;
   if (static_cast<int>(blockIdx.x) < walkers) {
     walk_shared at = walk::at(base);
     constexpr int parts = V / layout::columns;
@@ -294,35 +318,60 @@ __global__ void __launch_bounds__(
     const sequence_span span = span_of(p.cu_seqlens, p.T, sequence);
     walk::start(at, 1);
     if (role < walk::walkers) {
-      if constexpr (walk::walkers == 2) grow_registers<184>();
+      registers::grow();
       at.values += role * values_bytes<Erase, Write, true>;
       walk_chunks<In, K, V, Decay, Erase, Write, true>(
           p, out, span, sequence, head, column, at, 2 + role, thread);
     } else {
-      if constexpr (walk::walkers == 2) shrink_registers<136>();
+      registers::shrink();
       const std::int64_t first =
           static_cast<std::int64_t>(head) * slots + first_block(p, sequence);
-      // By one thread.
-      const auto await = [&](int n) { wait_flag(flags + first + n); };
-      const auto load = [&](int n, int stage) {
+      // Brings bytes `from` to `to` of a chunk's tiles and of its numbers, by
+      // one thread.
+      struct range {
+        int from, to;
+      };
+      const auto load = [&](int n, int stage, range tiles, range numbers,
+                            std::uint32_t ready) {
+        const char* chunk_at = workspace + (first + n) * part::bytes;
+        const auto bring = [&](std::uint32_t to, const char* from, range r) {
+          bulk_load(to + r.from, from + r.from, r.to - r.from, ready);
+        };
+        barrier_expect(ready,
+                       tiles.to - tiles.from + numbers.to - numbers.from);
+        bring(at.blocks + stage * part::tiles, chunk_at, tiles);
+        bring(at.numbers + stage * part::numbers, chunk_at + part::stored,
+              numbers);
+      };
+      const auto await = [&](int n) {
+        wait_flag(flags + first + n);
         fence_async_global();
-        const char* from = workspace + (first + n) * part::bytes;
-        const std::uint32_t ready = at.ready + 8 * stage;
-        barrier_expect(ready, part::bytes);
-        bulk_load(at.blocks + stage * part::tiles, from, part::stored, ready);
-        bulk_load(at.numbers + stage * part::numbers, from + part::stored,
-                  part::numbers, ready);
       };
       if constexpr (Erase == axis::content) {
-        gate_chunks<In, K, V, false>(
-            p, span, head, at, base + walk::gate, 1, thread,
-            [&](int n) {
-              if (thread == 0) await(n);
-            },
-            [&](int n) {
-              if (thread == 0) load(n, n & 1);
-            },
-            [&](int n) { barrier_wait(at.ready + 8 * (n & 1), (n >> 1) & 1); });
+        const std::uint32_t memory = base + walk::gate;
+        // Erase keys and keys come first, in place of those of the chunk before
+        // the one before, which are through before its outputs are.
+        if (role == walk::walkers)
+          gate_chunks<In, K, V, 2, 0>(
+              p, span, head, at, memory, thread, [](int) {}, [](int) {});
+        else
+          gate_chunks<In, K, V, 2, 1>(
+              p, span, head, at, memory, thread,
+              [&](int n) {
+                if (thread != 0) return;
+                const int stage = n & 1, phase = ((n - 2) >> 1) & 1;
+                if (n > 1) barrier_wait(at.erased + 8 * stage, phase);
+                await(n);
+                load(n, stage, {0, part::queries}, {part::apart, part::numbers},
+                     at.keyed + 8 * stage);
+              },
+              [&](int n) {
+                if (thread != 32) return;
+                const int stage = n & 1, phase = ((n - 2) >> 1) & 1;
+                if (n > 1) barrier_wait(at.empty + 8 * stage, phase);
+                load(n, stage, {part::queries, part::stored}, {0, part::apart},
+                     at.ready + 8 * stage);
+              });
         return;
       }
       if (thread != 0) return;
@@ -330,7 +379,8 @@ __global__ void __launch_bounds__(
       for (int n = 0; n * chunk < span.length; ++n) {
         if (n >= walk::stages) barrier_wait(at.empty + 8 * stage, phase);
         await(n);
-        load(n, stage);
+        load(n, stage, {0, part::stored}, {0, part::numbers},
+             at.ready + 8 * stage);
         if (++stage == walk::stages) {
           stage = 0;
           phase ^= 1;
@@ -340,6 +390,13 @@ __global__ void __launch_bounds__(
     return;
   }
   using memory = typename layout::prepare;
+  if constexpr (layout::groups == 2 * memory::count) {
+    if (role >= memory::count) {
+      registers::shrink();
+      return;
+    }
+    registers::grow();
+  }
   const int preparer = (blockIdx.x - walkers) * memory::count + role;
   const int head = preparer % p.HV;
   if (role >= memory::count || preparer >= lanes * p.HV) return;
@@ -438,10 +495,10 @@ status launch(const problem& p, const outputs& out, char* workspace,
     return {};
   }
   auto kernel = fused_kernel<In, K, V, Decay, Erase, Write>;
-  constexpr int bytes = walk_layout<K, V, Decay, Erase, Write, true>::bytes;
+  using shape = walk_layout<K, V, Decay, Erase, Write, true>;
   CARVE_CUDA_TRY(cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  kernel<<<p.N * p.HV, group*(V / 64 + 1), bytes, stream>>>(p, out);
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape::bytes));
+  kernel<<<p.N * p.HV, group * shape::groups, shape::bytes, stream>>>(p, out);
   CARVE_CUDA_TRY(cudaGetLastError());
   return {};
 }

@@ -47,24 +47,33 @@ template <int K, axis Erase>
 struct prepared {
   static constexpr bool content = Erase == axis::content;
   static constexpr int panels = K / 64;
-  static constexpr int erase_keys = 0;                       // b*k*2^y
-  static constexpr int queries = panels * tile_bytes;        // q*2^y
-  static constexpr int tail_keys = 2 * panels * tile_bytes;  // k*e^{G_C-G}
-  static constexpr int products = 3 * panels * tile_bytes;   // P
-  static constexpr int keys = products + tile_bytes;         // k*2^-y (content)
-  static constexpr int inverse =
-      keys + (content ? panels * tile_bytes : 0);  // T
+  static constexpr int tiles_of_keys = panels * tile_bytes;
+  static constexpr int erase_keys = 0;                            // b*k*2^y
+  static constexpr int keys = erase_keys + tiles_of_keys;         // k*2^-y
+  static constexpr int queries = keys + content * tiles_of_keys;  // q*2^y
+  static constexpr int tail_keys = queries + tiles_of_keys;       // k*e^{G_C-G}
+  static constexpr int products = tail_keys + tiles_of_keys;      // P
+  static constexpr int inverse = products + tile_bytes;           // T
   static constexpr int tiles = inverse + tile_bytes;
+  // Content, in T's last rows until it is there: the queries summed over the
+  // rows of each preparing thread.
+  static constexpr int sums = inverse + 48 * 128;
   static constexpr int stored = content ? inverse : tiles;
   // Numbers: decay from the chunk's start to the reference (powers of two,
-  // bf16) and from there to its end (fp32); gates of one number per token;
-  // which channels were left out of the products, a bit each.
-  static constexpr int before = 0, after = 256, write = 768, apart = 1024;
+  // bf16) and from there to its end (fp32); gates of one number per token.
+  // Content: the queries and the rows of P, summed over the tokens, and which
+  // channels were left out of the products, a bit each.
+  static constexpr int before = 0, after = 256, write = 768;
+  static constexpr int queries_sum = 1024, products_sum = 1536, apart = 1792;
   static constexpr int numbers = Erase == axis::channel ? write
                                  : content              ? apart + 16
-                                                        : apart;
+                                                        : queries_sum;
   static constexpr int bytes = stored + numbers;  // in global memory
 };
+
+/// Scratch of a warp in `invert`: two diagonal blocks of 8 x 8 in fp32, on
+/// different banks, and their inverses, transposed, in fp16.
+constexpr int invert_second = 272, invert_inverses = 528, invert_bytes = 784;
 
 /// Shared memory that only the preparing warpgroup uses.
 template <int K, axis Decay, bool Content>
@@ -84,7 +93,7 @@ struct scratch {
   // The halves' totals; or, of decays of one number per token, the prefixes
   // in a block of 16 and the factors of query, erase key and tail key, of this
   // chunk and of the one before.
-  static constexpr int totals = lower + (Content ? 0 : 4 * 1280);
+  static constexpr int totals = lower + (Content ? 0 : 4 * invert_bytes);
   static constexpr int totals_bytes = 4 * chunk * 4;
   static constexpr int apart =
       totals + (channels ? 1 : 2) * totals_bytes;  // 2 halves x 4 words
@@ -197,34 +206,13 @@ __device__ __forceinline__ void couple_exactly(const std::uint32_t (&apart)[4],
 template <class In, int K>
 __device__ __forceinline__ void multiply_tiles(float (&d)[32], std::uint32_t a,
                                                std::uint32_t b) {
+  const std::uint32_t left = tile_start(a), right = tile_start(b);
 #pragma unroll
   for (int j = 0; j < K / 16; ++j) {
     const int at = (j >> 2) * tile_bytes + (j & 3) * 32;
-    product_of_tiles<In>(d, tile_descriptor(a + at), tile_descriptor(b + at),
-                         j > 0);
+    product_of_tiles<In>(d, tile_descriptor(left, at),
+                         tile_descriptor(right, at), j > 0);
   }
-}
-
-/// The blocks of L below the diagonal blocks as right operands of a product,
-/// transposed, and the diagonal ones in shared memory where every lane can read
-/// them; L as a warpgroup product leaves it.
-__device__ __forceinline__ void park(const float (&l)[32],
-                                     std::uint32_t (&before)[3][4],
-                                     std::uint32_t lower, int warp, int lane) {
-  const int i = lane >> 2, c = lane & 3;
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      // e & 1: columns + 8; e >> 1: rows + 8.
-      const int at = 8 * k + 4 * (e & 1) + 2 * (e >> 1);
-      if (k < 3) before[k][e] = pack<__half>(l[at], l[at + 1]);
-      if (k == warp)
-        write8(lower + (i + 8 * (e >> 1)) * 80 + (8 * (e & 1) + 2 * c) * 4,
-               __float_as_uint(l[at]), __float_as_uint(l[at + 1]));
-    }
-  }
-  __syncwarp();
 }
 
 /// T is zero above its diagonal blocks.
@@ -235,74 +223,139 @@ __device__ __forceinline__ void clear_above(std::uint32_t tile, int warp,
             make_uint4(0, 0, 0, 0));
 }
 
-/// T = (I + L)^-1 by one warpgroup, of L as `park` leaves it: the diagonal
-/// blocks of 16 by substitution in fp32, the others by fp16 products.
-/// `meanwhile` runs after the first barrier.
+/// d += a b, 16 x 16, of operands as ldmatrix brings them, b transposed.
+__device__ __forceinline__ void multiply_blocks(float (&d)[2][4],
+                                                const std::uint32_t (&a)[4],
+                                                const std::uint32_t (&b)[4]) {
+  mma_16<__half>(d[0], a, b[0], b[1]);
+  mma_16<__half>(d[1], a, b[2], b[3]);
+}
+/// `factor` times a product, rounded for the next.
+__device__ __forceinline__ void pack_block(std::uint32_t (&a)[4],
+                                           const float (&d)[2][4],
+                                           float factor) {
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    const int at = 2 * (e & 1);
+    a[e] = pack<__half>(factor * d[e >> 1][at], factor * d[e >> 1][at + 1]);
+  }
+}
+
+/// T = (I + L)^-1 by one warpgroup into a tile that is zero above its diagonal
+/// blocks; L as a warpgroup product leaves it.  Diagonal blocks of 8 by
+/// substitution in fp32, all others by fp16 products, first in blocks of 16
+/// (a warp's own), then of 32, then the lower left of the tile:
+///   T_ba = -T_b L_ba T_a.
+/// `lower`: four times invert_bytes.  `meanwhile` runs after the first barrier.
 template <class Meanwhile>
-__device__ __forceinline__ void invert(const std::uint32_t (&before)[3][4],
-                                       std::uint32_t tile, std::uint32_t lower,
-                                       int warp, int lane, int barrier,
-                                       Meanwhile&& meanwhile) {
-  // Column lane % 16 of the diagonal block's inverse.
-  float x[16];
-  const int column = lane & 15;
+__device__ __forceinline__ void invert(const float (&l)[32], std::uint32_t tile,
+                                       std::uint32_t lower, int warp, int lane,
+                                       int barrier, Meanwhile&& meanwhile) {
+  // Blocks of 16 of the tile, for this lane of ldmatrix and stmatrix.
+  const std::uint32_t corner_at = tile + swizzled(lane & 15, lane >> 4);
+  const auto block = [&](int row, int column) {
+    return (corner_at ^ (column << 5)) + row * 2048;
+  };
+  lower += warp * invert_bytes;
+  std::uint32_t corner = 0;  // of the diagonal block, its lower left
 #pragma unroll
-  for (int t = 0; t < 16; ++t) x[t] = t == column ? 1.f : 0.f;
+  for (int k = 0; k < 4; ++k)
+    if (k == warp) {
+      const float* m = l + 8 * k;
+      write8(lower + lane * 8, __float_as_uint(m[0]), __float_as_uint(m[1]));
+      write8(lower + invert_second + lane * 8, __float_as_uint(m[6]),
+             __float_as_uint(m[7]));
+      corner = pack<__half>(m[2], m[3]);
+    }
+    // The blocks left of the diagonal one wait in their places.
 #pragma unroll
-  for (int s = 0; s < 16; s += 4) {
+  for (int k = 0; k < 3; ++k)
+    if (k < warp) {
+      const float* m = l + 8 * k;
+      store_matrices(block(warp, k), pack<__half>(m[0], m[1]),
+                     pack<__half>(m[2], m[3]), pack<__half>(m[4], m[5]),
+                     pack<__half>(m[6], m[7]));
+    }
+  corner = transpose_matrix(corner);
+  __syncwarp();
+
+  // A column of one of the two inverses.
+  float x[8];
 #pragma unroll
-    for (int t = s + 1; t < 16; ++t) {
-      const uint4 r = read16(lower + t * 80 + s * 4);
+  for (int t = 0; t < 8; ++t) x[t] = t == (lane & 7) ? 1.f : 0.f;
+  const std::uint32_t rows = lower + (lane & 8 ? invert_second : 0);
+#pragma unroll
+  for (int s = 0; s < 8; s += 4) {
+#pragma unroll
+    for (int t = s + 1; t < 8; ++t) {
+      const uint4 r = read16(rows + t * 32 + s * 4);
       x[t] = fmaf(-__uint_as_float(r.x), x[s], x[t]);
       if (s + 1 < t) x[t] = fmaf(-__uint_as_float(r.y), x[s + 1], x[t]);
       if (s + 2 < t) x[t] = fmaf(-__uint_as_float(r.z), x[s + 2], x[t]);
       if (s + 3 < t) x[t] = fmaf(-__uint_as_float(r.w), x[s + 3], x[t]);
     }
   }
-  // Each half of the warp writes eight rows.
+  const std::uint32_t inverses = lower + invert_inverses + (lane & 15) * 16;
+  if (lane < 16)
+    write16(inverses,
+            make_uint4(pack<__half>(x[0], x[1]), pack<__half>(x[2], x[3]),
+                       pack<__half>(x[4], x[5]), pack<__half>(x[6], x[7])));
+  __syncwarp();
+  std::uint32_t across[4], direct[4];
+  load_matrices(across, inverses);
+  load_matrices_transposed(direct, inverses);
+  std::uint32_t own[4] = {direct[0], 0, 0, direct[1]};  // the block of 16
+  {
+    float y[4] = {}, z[4] = {};
+    const std::uint32_t last[4] = {direct[1], 0, 0, 0};
+    mma_16<__half>(y, last, corner, 0);
+    const std::uint32_t left[4] = {pack<__half>(-y[0], -y[1]), 0, 0, 0};
+    mma_16<__half>(z, left, across[0], 0);
+    own[1] = pack<__half>(z[0], z[1]);
+  }
+  store_matrices(block(warp, warp), own[0], own[1], own[2], own[3]);
+
+  // T_ww L_wk; then, for the last two warps, of their block of 32.
+  float left[3][2][4] = {};
 #pragma unroll
-  for (int t = 0; t < 8; ++t)
-    write2(tile +
-               swizzled(16 * warp + t + 8 * (lane >> 4),
-                        2 * warp + (column >> 3)) +
-               (column & 7) * 2,
-           lane < 16 ? x[t] : x[t + 8]);
+  for (int k = 0; k < 3; ++k) {
+    if (k >= warp) continue;
+    std::uint32_t m[4];
+    load_matrices_transposed(m, block(warp, k));
+    multiply_blocks(left[k], own, m);
+  }
   sync_group<group>(barrier);
   meanwhile();
 
-  // T_wj = -T_ww sum_k L_wk T_kj, transposed so that every factor is at hand.
-  std::uint32_t diagonal[4];
-  const int row = 16 * warp + (lane & 7) + 8 * (lane >> 4);
-  const int half = (lane >> 3) & 1;
-  load_matrices(diagonal, tile + swizzled(row, 2 * warp + half));
+  // T_wj = -(T L)_wk T_kj, summed over block columns j to `last`.
+  std::uint32_t r[4];
+  const auto finish = [&](int j, int last) {
+    float y[2][4] = {};
 #pragma unroll
-  for (int d = 1; d <= 3; ++d) {
-    if (d <= warp) {
-      const int j = warp - d;
-      float z[2][4] = {};
-#pragma unroll
-      for (int e = 0; e < 3; ++e) {
-        // Block row k = e of T, from j on.
-        if (e < j || e >= warp) continue;
-        std::uint32_t t[4];
-        load_matrices_transposed(
-            t, tile + swizzled(16 * e + (lane & 7) + 8 * (lane >> 4),
-                               2 * j + half));
-        mma_16<__half>(z[0], t, before[e][0], before[e][1]);
-        mma_16<__half>(z[1], t, before[e][2], before[e][3]);
-      }
-      const std::uint32_t left[4] = {
-          pack<__half>(-z[0][0], -z[0][1]), pack<__half>(-z[0][2], -z[0][3]),
-          pack<__half>(-z[1][0], -z[1][1]), pack<__half>(-z[1][2], -z[1][3])};
-      float y[2][4] = {};
-      mma_16<__half>(y[0], left, diagonal[0], diagonal[1]);
-      mma_16<__half>(y[1], left, diagonal[2], diagonal[3]);
-      store_matrices_transposed(
-          tile + swizzled(row, 2 * j + half), pack<__half>(y[0][0], y[0][1]),
-          pack<__half>(y[0][2], y[0][3]), pack<__half>(y[1][0], y[1][1]),
-          pack<__half>(y[1][2], y[1][3]));
+    for (int k = 0; k < 3; ++k) {
+      if (k < j || k > last) continue;
+      std::uint32_t a[4], b[4];
+      load_matrices_transposed(b, block(k, j));
+      pack_block(a, left[k], -1.f);
+      multiply_blocks(y, a, b);
     }
-    if (d < 3) sync_group<group>(barrier);
+    pack_block(r, y, 1.f);
+    store_matrices(block(warp, j), r[0], r[1], r[2], r[3]);
+  };
+  if (warp == 1) finish(0, 0);
+  if (warp == 3) {
+    finish(2, 2);
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      std::uint32_t m[4];
+      load_matrices_transposed(m, block(2, k));
+      multiply_blocks(left[k], r, m);
+    }
+  }
+  sync_group<group>(barrier);
+  if (warp >= 2) {
+    finish(1, 1);
+    finish(0, 1);
   }
 }
 
@@ -451,6 +504,8 @@ struct preparation {
                                              std::uint32_t factors) const;
   __device__ __forceinline__ void store_products(std::uint32_t block,
                                                  const float (&m)[32]) const;
+  __device__ __forceinline__ void sum_rows(std::uint32_t block,
+                                           std::uint32_t numbers) const;
 };
 
 /// Replaces the log decays by y, and notes both halves' totals and which
@@ -488,7 +543,8 @@ __device__ __forceinline__ void preparation<In, K, Decay, Erase>::sum_logs(
 }
 
 /// Scales queries, keys and erase keys of two channels by the decays, in
-/// place, and writes the tail keys.  `Apart`: some channels of the chunk are.
+/// place, and writes the tail keys (and, content, sums of the queries).
+/// `Apart`: some channels of the chunk are.
 template <class In, int K, axis Decay, axis Erase>
 template <bool Apart>
 __device__ __forceinline__ void
@@ -515,6 +571,7 @@ preparation<In, K, Decay, Erase>::scale_channels(std::uint32_t block,
   }
   const std::uint32_t within =
       pair / 32 * tile_bytes + pair % 32 / 4 * 16 + pair % 4 * 4 + first * 128;
+  [[maybe_unused]] float2 sum = make_float2(0, 0);
 #pragma unroll 1
   for (int s = 0; s < rows; s += 8) {
     const std::uint32_t at = block + within + s * 128;
@@ -569,8 +626,13 @@ preparation<In, K, Decay, Erase>::scale_channels(std::uint32_t block,
         r[0] *= beta[t];
         r[1] *= beta[t];
       }
+      const float2 query = make_float2(qv.x * up[0], qv.y * up[1]);
+      if constexpr (content) {
+        sum.x += query.x;
+        sum.y += query.y;
+      }
       write_word((at ^ (t << 4)) + o + part::queries,
-                 pack<In>(qv.x * up[0], qv.y * up[1]));
+                 pack<In>(query.x, query.y));
       write_word((at ^ (t << 4)) + o + part::erase_keys, pack<In>(r[0], r[1]));
       write_word((key_at ^ (t << 4)) + o,
                  pack<In>(kv.x * down[0], kv.y * down[1]));
@@ -578,6 +640,9 @@ preparation<In, K, Decay, Erase>::scale_channels(std::uint32_t block,
                  pack<__half>(kv.x * tail[0], kv.y * tail[1]));
     }
   }
+  if constexpr (content)
+    write8(block + part::sums + thread * 8, __float_as_uint(sum.x),
+           __float_as_uint(sum.y));
 }
 
 /// The same for decays of one number per token: rows of queries and keys are
@@ -641,6 +706,42 @@ preparation<In, K, Decay, Erase>::store_products(std::uint32_t block,
   }
 }
 
+/// Sums of the queries' channels and of P's columns over the tokens.
+template <class In, int K, axis Decay, axis Erase>
+__device__ __forceinline__ void preparation<In, K, Decay, Erase>::sum_rows(
+    std::uint32_t block, std::uint32_t numbers) const {
+  constexpr int pairs = K / 2;
+  if (thread < pairs) {
+    float2 sum = make_float2(0, 0);
+#pragma unroll
+    for (int m = 0; m < group; m += pairs) {
+      const float2 x = as_float2(read8(block + part::sums + (thread + m) * 8));
+      sum.x += x.x;
+      sum.y += x.y;
+    }
+    write8(numbers + part::queries_sum + thread * 8, __float_as_uint(sum.x),
+           __float_as_uint(sum.y));
+  }
+  // Columns 16w..: every row of the product of ones and P is their sum.
+  constexpr std::uint32_t one = 0x3C003C00;
+  const std::uint32_t ones[4] = {one, one, one, one};
+  float sum[2][4] = {};
+#pragma unroll
+  for (int t = 0; t < 4; ++t) {
+    if (t < warp) continue;
+    std::uint32_t b[4];
+    load_matrices_transposed(
+        b, block + part::products +
+               swizzled(16 * t + (lane & 15), 2 * warp + (lane >> 4)));
+    multiply_blocks(sum, ones, b);
+  }
+  if (lane < 4)
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+      write8(numbers + part::products_sum + (16 * warp + 8 * j + 2 * lane) * 4,
+             __float_as_uint(sum[j][0]), __float_as_uint(sum[j][1]));
+}
+
 template <class In, int K, axis Decay, axis Erase>
 template <class Meanwhile>
 __device__ __forceinline__ void preparation<In, K, Decay, Erase>::run(
@@ -688,6 +789,7 @@ __device__ __forceinline__ void preparation<In, K, Decay, Erase>::run(
       multiply_tiles<In, K>(l, block + part::erase_keys, keys(block));
     multiply_tiles<In, K>(m, block + part::queries, keys(block));
     product_commit();
+    if constexpr (content) meanwhile();
     product_wait<0>();
     if constexpr (!content) pin(l);
     pin(m);
@@ -808,12 +910,12 @@ __device__ __forceinline__ void preparation<In, K, Decay, Erase>::run(
     }
   }
   store_products(block, m);
-  if constexpr (!content) {
-    std::uint32_t before[3][4];
-    const std::uint32_t lower = shared + own::lower + warp * 1280;
-    park(l, before, lower, warp, lane);
+  if constexpr (content) {
+    sync_group<group>(barrier);
+    sum_rows(block, numbers);
+  } else {
     clear_above(block + part::inverse, warp, lane);
-    invert(before, block + part::inverse, lower, warp, lane, barrier,
+    invert(l, block + part::inverse, shared + own::lower, warp, lane, barrier,
            meanwhile);
     if constexpr (!channels) scale_rows(block, factors);
   }

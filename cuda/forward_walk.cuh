@@ -24,11 +24,11 @@ constexpr int values_bytes = tile_bytes*(v_stages<Erase, Split> +
 struct walk_shared {
   std::uint32_t blocks, numbers;  // stages of prepared chunks
   std::uint32_t values;           // the warpgroup's own
-  std::uint32_t gate;             // content: gate_memory
-  // Barriers: a stage is prepared, it may be overwritten; content: its logits
-  // have moved, its erase keys have their gate, L is there, T is there, the
-  // mean is known.
-  std::uint32_t ready, empty, moved, gated, coupled, inverted, known;
+  std::uint32_t sums;             // content: of the window's outputs
+  // Barriers: a stage is prepared, it may be overwritten; content: the same of
+  // its erase keys and keys alone.
+  std::uint32_t ready, empty, keyed, erased;
+  std::uint32_t logits;  // a barrier too: those of a chunk are there
 };
 
 /// One warpgroup takes 64 value channels from `column` on through all chunks.
@@ -36,8 +36,9 @@ struct walk_shared {
 ///
 /// `Split`: three stages, and the products of successive chunks overlap for a
 /// short chain from state to state.  Otherwise, and with a content gate, there
-/// are two.  With a content gate the chain is from outputs to outputs, through
-/// the gate (forward_gate.cuh).
+/// are two.  With a content gate the chain is from one window's mean output to
+/// the next's, through the gate (forward_gate.cuh), so the mean is made apart
+/// from the outputs, as S^T sum(q) + U^T sum(P).
 template <class In, int K, int V, axis Decay, axis Erase, axis Write,
           bool Split>
 __device__ __forceinline__ void walk_chunks(const problem& p,
@@ -49,6 +50,8 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
   constexpr bool content = Erase == axis::content;
   constexpr bool overlap = Split && !content;
   using part = prepared<K, Erase>;
+  using barriers = gate_barriers;
+  constexpr int walkers = V / 64;  // content
   constexpr int stages = overlap ? 3 : 2;
   constexpr int vs = v_stages<Erase, Split>, ws = w_stages<Write, Split>;
   const int warp = __shfl_sync(~0u, thread / 32, 0), lane = thread % 32;
@@ -71,6 +74,11 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
           piece * 8;
   const std::uint32_t moved = at.values + swizzled(row, piece);
   const std::uint32_t w_at = at.values + vs * tile_bytes;
+
+  // Content: sums of o / scale over the window, of two channels, and how many
+  // tokens of the window are left.
+  [[maybe_unused]] float sum[2] = {0, 0};
+  [[maybe_unused]] int left = content ? p.window : 0;
 
   // Starts the loads of a tensor's rows of chunk n.
   const auto fetch = [&](const In*& from, std::int64_t stride, int n,
@@ -121,10 +129,9 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
   // warp's 16 channels, by ldmatrix/stmatrix lanes; 16 tokens on: + 2048.
   const std::uint32_t lane_tile =
       swizzled((lane & 7) + 8 * (lane >> 4), 2 * warp + ((lane >> 3) & 1));
-  float u[32], y[32];
 
   // o of chunk n takes v's place: each warp alone has read its channels of v.
-  const auto write_out = [&](int n) {
+  const auto write_out = [&](int n, const float(&y)[32]) {
     const std::uint32_t mine = n % vs * tile_bytes;
     const float f = p.scale;
 #pragma unroll
@@ -157,7 +164,7 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
     state[4 * j + 2] *= x;
     state[4 * j + 3] *= y;
   };
-  const auto start = [&](int stage) {
+  const auto start = [&](int stage, float(&u)[32]) {
     const std::uint32_t block = at.blocks + stage * part::tiles;
     const std::uint32_t numbers = at.numbers + stage * part::numbers;
 #pragma unroll
@@ -171,29 +178,27 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       operand[2 * j + 1] = pack<In>(state[4 * j + 2], state[4 * j + 3]);
     }
     if constexpr (content) {
-      using gate = content_gate<In, K, V>;
-      const std::uint32_t b = 8 * stage;
-      barrier_wait(at.moved + b, phase);
-      // Columns of 64 value channels number the walkers.
-      if (column % V == 0)
-        gate::template apply<gate::own_count,
-                             gate::own_count + gate::walker_count>(
-            block, at.gate, thread);
-      else
-        gate::template apply<gate::own_count + gate::walker_count, gate::count>(
-            block, at.gate, thread);
-      fence_async_proxy();
-      barrier_arrive(at.gated + b);
-      // Before that the products would be in the way of the couplings.
-      barrier_wait(at.coupled + b, phase);
+      float more[4] = {0, 0, 0, 0};
+#pragma unroll
+      for (int j = 0; j < K / 8; ++j) {
+        const float2 q =
+            as_float2(read8(numbers + part::queries_sum + (8 * j + 2 * c) * 4));
+        more[0] = fmaf(state[4 * j], q.x, more[0]);
+        more[1] = fmaf(state[4 * j + 2], q.x, more[1]);
+        more[2] = fmaf(state[4 * j + 1], q.y, more[2]);
+        more[3] = fmaf(state[4 * j + 3], q.y, more[3]);
+      }
+      sum[0] += more[0] + more[2];
+      sum[1] += more[1] + more[3];
+      sync_group<barriers::stage_threads<walkers>>(barriers::coupled + stage);
     }
+    const std::uint32_t tile = tile_start(block + part::erase_keys);
     product_fence();
 #pragma unroll
     for (int j = 0; j < K / 16; ++j)
-      product<In, false>(u, operand + 4 * j,
-                         tile_descriptor(block + part::erase_keys +
-                                         (j >> 2) * tile_bytes + (j & 3) * 32),
-                         j > 0);
+      product<In, false>(
+          u, operand + 4 * j,
+          tile_descriptor(tile, (j >> 2) * tile_bytes + (j & 3) * 32), j > 0);
     product_commit();
     if constexpr (Decay != axis::none) {
 #pragma unroll
@@ -204,29 +209,36 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       }
     }
   };
+  [[maybe_unused]] float ahead[32];  // overlap: u from chunk to chunk
   if constexpr (overlap) {
     if (chunks > 0) {
       barrier_wait(at.ready, 0);
-      start(0);
+      start(0, ahead);
     }
     product_wait<0>();
-    pin(u);
+    pin(ahead);
   }
-  // Content: sums of o over the window, of two channels.
-  [[maybe_unused]] float sum[2] = {0, 0};
 
 #pragma unroll 1
   for (int n = 0; n < chunks; ++n) {
     const std::uint32_t block = at.blocks + stage * part::tiles;
     const std::uint32_t numbers = at.numbers + stage * part::numbers;
+    // Local, since a product that does not add is taken to read them.
+    float y[32], here[32];
+    float(&u)[32] = overlap ? ahead : here;
     const auto read_state = [&] {
+      const std::uint32_t tile = tile_start(block + part::queries);
 #pragma unroll
       for (int j = 0; j < K / 16; ++j)
         product<In, false>(
             y, operand + 4 * j,
-            tile_descriptor(block + part::queries + (j >> 2) * tile_bytes +
-                            (j & 3) * 32),
-            j > 0);
+            tile_descriptor(tile, (j >> 2) * tile_bytes + (j & 3) * 32), j > 0);
+    };
+    // Content: read while the products are made.
+    std::uint32_t v_held[content ? 4 : 1][4];
+    const auto load_v = [&](std::uint32_t(&r)[4], int j) {
+      load_matrices_transposed(
+          r, at.values + n % vs * tile_bytes + lane_tile + 2048 * j);
     };
     if constexpr (overlap) {
       product_fence();
@@ -236,20 +248,25 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       sync_group<group>(barrier);
     } else {
       barrier_wait(at.ready + 8 * stage, phase);
-      start(stage);
+      start(stage, u);
       copy_async_wait<0>();
       sync_group<group>(barrier);
+      if constexpr (content)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) load_v(v_held[j], j);
       product_wait<0>();
       pin(u);
+      if constexpr (content)
+        if (lane == 0) barrier_arrive(at.erased + 8 * stage);
     }
 
     // What is written less what is erased, rounded for the next product.
     std::uint32_t rest[16];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      std::uint32_t vr[4], wr[4];
-      load_matrices_transposed(
-          vr, at.values + n % vs * tile_bytes + lane_tile + 2048 * j);
+      std::uint32_t wr[4];
+      if constexpr (!content) load_v(v_held[0], j);
+      const std::uint32_t(&vr)[4] = v_held[content ? j : 0];
       if constexpr (Write == axis::channel)
         load_matrices_transposed(
             wr, w_at + n % ws * tile_bytes + lane_tile + 2048 * j);
@@ -268,46 +285,81 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
             pack<__half>(fmaf(x.x, f.x, -u[k]), fmaf(x.y, f.y, -u[k + 1]));
       }
     }
-    if constexpr (content) barrier_wait(at.inverted + 8 * stage, phase);
+    // Content: what the outputs' sums take of U, read before the wait, and the
+    // thread's number, from which the sums' place is made anew.
+    [[maybe_unused]] float2 row_sum[8];
+    [[maybe_unused]] int number = threadIdx.x;
+    if constexpr (content) {
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+        row_sum[j] = as_float2(
+            read8(numbers + part::products_sum + (8 * j + 2 * c) * 4));
+      forget(number);
+      sync_group<barriers::stage_threads<walkers>>(barriers::inverted + stage);
+    }
+    const std::uint32_t inverse = tile_start(block + part::inverse);
     product_fence();
 #pragma unroll
     for (int j = 0; j < 4; ++j)
-      product<__half, false>(u, rest + 4 * j,
-                             tile_descriptor(block + part::inverse + j * 32),
+      product<__half, false>(u, rest + 4 * j, tile_descriptor(inverse, j * 32),
                              j > 0);
     product_commit();
     product_wait<0>();
     pin(u);
     if constexpr (overlap) pin(y);
+    if constexpr (content) {
+      float more[4] = {0, 0, 0, 0};
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        more[0] = fmaf(u[4 * j], row_sum[j].x, more[0]);
+        more[1] = fmaf(u[4 * j + 2], row_sum[j].x, more[1]);
+        more[2] = fmaf(u[4 * j + 1], row_sum[j].y, more[2]);
+        more[3] = fmaf(u[4 * j + 3], row_sum[j].y, more[3]);
+      }
+      sum[0] += more[0] + more[2];
+      sum[1] += more[1] + more[3];
+      if ((left -= chunk) == 0 && n + 1 < chunks) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          sum[j] += __shfl_xor_sync(~0u, sum[j], 1);
+          sum[j] += __shfl_xor_sync(~0u, sum[j], 2);
+        }
+        // Value channel 16 w + i of the walkers' warp w.
+        const std::uint32_t to =
+            at.sums + (number / 32 * 16 + number % 32 / 4) * 4;
+        if (number % 4 == 0) {
+          write4(to, sum[0]);
+          write4(to + 32, sum[1]);
+        }
+        arrive_group<barriers::known_threads<walkers, Split ? 2 : 1>>(
+            barriers::known);
+        sum[0] = sum[1] = 0;
+        left = p.window;
+      }
+    }
 #pragma unroll
     for (int j = 0; j < 16; ++j) rest[j] = pack<__half>(u[2 * j], u[2 * j + 1]);
     const auto update_state = [&] {
+      const std::uint32_t tile =
+          tile_start(block + part::tail_keys, tile_bytes);
 #pragma unroll
       for (int j = 0; j < 4; ++j)
-        product<__half, true>(
-            state, rest + 4 * j,
-            tile_descriptor(block + part::tail_keys + j * 2048, tile_bytes), 1);
+        product<__half, true>(state, rest + 4 * j,
+                              tile_descriptor(tile, j * 2048), 1);
       product_commit();
     };
     const auto read_written = [&] {
+      const std::uint32_t tile = tile_start(block + part::products);
 #pragma unroll
       for (int j = 0; j < 4; ++j)
-        product<__half, false>(y, rest + 4 * j,
-                               tile_descriptor(block + part::products + j * 32),
+        product<__half, false>(y, rest + 4 * j, tile_descriptor(tile, j * 32),
                                1);
       product_commit();
     };
-    // With a content gate all waits for the outputs, else for the state.
     product_fence();
-    if constexpr (content) {
-      read_state();
-      read_written();
-      update_state();
-    } else {
-      update_state();
-      if constexpr (!overlap) read_state();
-      read_written();
-    }
+    update_state();
+    if constexpr (!overlap) read_state();
+    read_written();
     const int used = stage;
     if (++stage == stages) {
       stage = 0;
@@ -318,46 +370,18 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       pin(state);
       if (n + 1 < chunks) {
         barrier_wait(at.ready + 8 * stage, phase);
-        start(stage);
+        start(stage, u);
         product_wait<1>();
       } else {
         product_wait<0>();
       }
-    } else if constexpr (content) {
-      product_wait<1>();
-      pin(y);
-      float more[2] = {0, 0};
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        more[0] += y[4 * j] + y[4 * j + 1];
-        more[1] += y[4 * j + 2] + y[4 * j + 3];
-      }
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        more[j] += __shfl_xor_sync(~0u, more[j], 1);
-        more[j] += __shfl_xor_sync(~0u, more[j], 2);
-        sum[j] += more[j];
-      }
-      if ((n + 1) * chunk % p.window == 0 && n + 1 < chunks) {
-        const float f = p.scale / static_cast<float>(p.window);
-        const std::uint32_t mean =
-            at.gate + gate_memory<K, V>::mean + (column + 16 * warp + i) * 4;
-        if (c == 0) {
-          write4(mean, sum[0] * f);
-          write4(mean + 32, sum[1] * f);
-        }
-        sum[0] = sum[1] = 0;
-        barrier_arrive(at.known);
-      }
-      product_wait<0>();
-      pin(state);
     } else {
       product_wait<0>();
       pin(state);
     }
     pin(y);
     if (lane == 0) barrier_arrive(at.empty + 8 * used);
-    write_out(n);
+    write_out(n, y);
     if constexpr (overlap) {
       product_wait<0>();
       pin(u);

@@ -87,6 +87,12 @@ __device__ __forceinline__ void copy_async_16(std::uint32_t to,
 __device__ __forceinline__ void copy_async_commit() {
   asm volatile("cp.async.commit_group;\n" ::: "memory");
 }
+/// One of the barrier's arrivals, once this thread's copies so far are done.
+__device__ __forceinline__ void copy_async_arrive(std::uint32_t barrier) {
+  asm volatile(
+      "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(barrier)
+      : "memory");
+}
 template <int Pending>
 __device__ __forceinline__ void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(Pending) : "memory");
@@ -194,6 +200,12 @@ __device__ __forceinline__ void sync_group(int id) {
   asm volatile("bar.sync %0, %1;\n" ::"r"(id), "n"(Threads) : "memory");
 }
 
+/// Counts there without waiting.
+template <int Threads>
+__device__ __forceinline__ void arrive_group(int id) {
+  asm volatile("bar.arrive %0, %1;\n" ::"r"(id), "n"(Threads) : "memory");
+}
+
 template <int Registers>
 __device__ __forceinline__ void grow_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(Registers));
@@ -243,6 +255,15 @@ __device__ __forceinline__ void store_matrices_transposed(std::uint32_t address,
       : "memory");
 }
 
+/// The transpose of an 8 x 8 matrix of 16-bit elements, two of a row a lane.
+__device__ __forceinline__ std::uint32_t transpose_matrix(std::uint32_t x) {
+  std::uint32_t y;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n"
+               : "=r"(y)
+               : "r"(x));
+  return y;
+}
+
 /// d += a b, m16n8k16.
 template <class T>
 __device__ __forceinline__ void mma_16(float (&d)[4],
@@ -263,16 +284,19 @@ __device__ __forceinline__ void mma_16(float (&d)[4],
 }
 // ---- warpgroup products ----
 
-/// Descriptor of a swizzled tile at a shared address: rows of 64 elements,
-/// eight rows are 1024 bytes.  `panel` is the distance in bytes between
-/// successive 64-element panels, used where the operand's contiguous axis is
-/// not the axis summed over.
-__device__ __forceinline__ std::uint64_t tile_descriptor(std::uint32_t address,
-                                                         int panel = 16) {
-  return static_cast<std::uint64_t>((address & 0x3FFFF) >> 4) |
-         static_cast<std::uint64_t>(panel >> 4) << 16 |
-         static_cast<std::uint64_t>(1024 >> 4) << 32 |
-         static_cast<std::uint64_t>(1) << 62;
+/// Start of the descriptors of a swizzled tile at a shared address, and what
+/// lies `offset` bytes further: one addition for each of a row of products.
+/// Rows of 64 elements, eight rows are 1024 bytes.  `panel` is the distance in
+/// bytes between successive 64-element panels, used where the operand's
+/// contiguous axis is not the axis summed over.
+__device__ __forceinline__ std::uint32_t tile_start(std::uint32_t address,
+                                                    int panel = 16) {
+  return (address >> 4) + (static_cast<std::uint32_t>(panel >> 4) << 16);
+}
+__device__ __forceinline__ std::uint64_t tile_descriptor(std::uint32_t start,
+                                                         int offset) {
+  constexpr std::uint64_t upper = 1024 >> 4 | 1u << 30;
+  return upper << 32 | (start + static_cast<std::uint32_t>(offset >> 4));
 }
 
 __device__ __forceinline__ void product_fence() {
@@ -290,6 +314,13 @@ template <int N>
 __device__ __forceinline__ void pin(float (&d)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+/// Keeps the compiler from making what depends on x ahead of this point, as it
+/// does with all that does not change in a loop, and spilling it.
+__device__ __forceinline__ void forget(int& x) { asm volatile("" : "+r"(x)); }
+__device__ __forceinline__ void forget(std::int64_t& x) {
+  asm volatile("" : "+l"(x));
 }
 
 #define CARVE_REGISTERS_32                   \
