@@ -6,6 +6,14 @@
 
 namespace carve::cuda::backward_chunks {
 
+/// Byte offset in a tile of what stands as 16 bytes `piece` of the panels.
+template <int V>
+__device__ __forceinline__ std::uint32_t tile_of_panel(int piece) {
+  const int row = piece % 128 / 2;
+  return mma::tile_offset<V>(row,
+                             piece / 128 * 16 + ((piece ^ (row >> 2)) & 1) * 8);
+}
+
 /// Two blocks a multiprocessor: one loads while the other computes.
 template <int K, int V>
 struct gradients_layout {
@@ -84,10 +92,8 @@ __global__ void __launch_bounds__(256, 2)
 
 #pragma unroll
   for (int i = 0; i < value_turns; ++i) {
-    const int row = (tid + i * threads) / (V / 8),
-              col = (tid + i * threads) % (V / 8) * 8;
-    const std::int64_t from = (at * chunk + row) * V + col;
-    const std::uint32_t to = shared + mma::tile_offset<V>(row, col);
+    const std::int64_t from = at * chunk * V + (tid + i * threads) * 8;
+    const std::uint32_t to = shared + tile_of_panel<V>(tid + i * threads);
     mma::copy16(to + lay::d_o, a.d_o + from, true);
     mma::copy16(to + lay::dR, a.dR + from, true);
     mma::copy16(to + lay::U, a.U + from, true);
@@ -100,6 +106,9 @@ __global__ void __launch_bounds__(256, 2)
   }
   const float2 norm = cotangent_scale(a, c.sequence, head);
   const float unscale = norm.y;
+  // The outputs' scale, and what d_o's has to become.
+  const float scale =
+      p.scale * to_common_scale(norm.x, a.decay[at * (K + 4) + K]);
 
   auto* const exponents =
       reinterpret_cast<float4*>(memory + lay::exponent) + tid;
@@ -260,7 +269,7 @@ __global__ void __launch_bounds__(256, 2)
         mma::multiply_fp16(y[0], l, r.r[0], r.r[1]);
         mma::multiply_fp16(y[1], l, r.r[2], r.r[3]);
       }
-      const float factor = is_P ? p.scale : 1.f;
+      const float factor = is_P ? scale : 1.f;
       const int keep = is_P ? 0 : 1;  // least t - s
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
@@ -350,7 +359,7 @@ __global__ void __launch_bounds__(256, 2)
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
           const int j = (i >> 2) * 2 + (i & 1);
-          dq[m][i >> 2][i & 3] *= p.scale * start[j];
+          dq[m][i >> 2][i & 3] *= scale * start[j];
           dr[m][i >> 2][i & 3] *= start[j];
           dk[m][i >> 2][i & 3] *= end[j];
         }
@@ -663,22 +672,18 @@ __global__ void __launch_bounds__(256, 2)
 
 #pragma unroll
   for (int i = 0; i < value_turns; ++i) {
-    const int row = (tid + i * threads) / (V / 8),
-              col = (tid + i * threads) % (V / 8) * 8;
-    const std::int64_t from = (at * chunk + row) * V + col;
-    const std::uint32_t to = shared + mma::tile_offset<V>(row, col);
+    const std::int64_t from = at * chunk * V + (tid + i * threads) * 8;
+    const std::uint32_t to = shared + tile_of_panel<V>(tid + i * threads);
     mma::copy16(to + lay::d_o, a.d_o + from, true);
     mma::copy16(to + lay::dR, a.dR + from, true);
     mma::copy16(to + lay::U, a.U + from, true);
   }
 #pragma unroll
   for (int i = 0; i < chunk * K / 8 / threads; ++i) {
-    const int row = (tid + i * threads) / (K / 8),
-              col = (tid + i * threads) % (K / 8) * 8;
-    const std::int64_t from = (at * chunk + row) * K + col;
-    const std::uint32_t to = shared + mma::tile_offset<K>(row, col);
+    const std::int64_t from = at * chunk * K + (tid + i * threads) * 8;
+    const std::uint32_t to = shared + (tid + i * threads) * 16;
     mma::copy16(to + lay::q, a.Qt + from, true);
-    mma::copy16(to + lay::k, a.Kt + from, true);
+    mma::copy16(to + lay::k, a.Rt + from, true);
   }
   if (tid < chunk)
     mma::copy16(shared + lay::factors + tid * 16,
@@ -690,7 +695,11 @@ __global__ void __launch_bounds__(256, 2)
     mma::copy_wait<0>();
     return;
   }
-  const float unscale = cotangent_scale(a, c.sequence, head).y;
+  const float2 norm = cotangent_scale(a, c.sequence, head);
+  const float unscale = norm.y;
+  // The outputs' scale, and what d_o's has to become.
+  const float scale =
+      p.scale * to_common_scale(norm.x, a.decay[at * (K + 4) + K]);
   uint4 v_raw[value_turns];
 #pragma unroll
   for (int i = 0; i < value_turns; ++i) {
@@ -751,7 +760,7 @@ __global__ void __launch_bounds__(256, 2)
       mma::multiply_fp16(y[0], l, r.r[0], r.r[1]);
       mma::multiply_fp16(y[1], l, r.r[2], r.r[3]);
     }
-    const float by = is_P ? p.scale : 1.f;
+    const float by = is_P ? scale : 1.f;
     const int keep = is_P ? 0 : 1;  // least t - s
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
@@ -838,7 +847,7 @@ __global__ void __launch_bounds__(256, 2)
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int n = j >> 1, e = 2 * h + (j & 1);
-        dq[m][n][e] *= p.scale * start;
+        dq[m][n][e] *= scale * start;
         dr[m][n][e] *= start;
         dk[m][n][e] *= end;
         tail += k[j] * dk[m][n][e];

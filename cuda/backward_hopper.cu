@@ -5,10 +5,10 @@
 //   L = stril(R e^(Gamma_t - Gamma_s) k),  P = scale tril(q e^(...) k),
 //   T = (I + L)^-1,
 // four kernels walk what must be walked and spread the rest over all chunks:
-//   prepare     W = T(R e^Gamma), Y = T(w*v), M = T^T Kt, Z = (P T)^T do,
-//               Kt = k e^(Gamma_C - Gamma), Rt = R e^Gamma,
-//               Qt = scale q e^Gamma                   (every chunk at once)
-//   walk        U = Y - W S,    S  <- e^Gamma_C S  + Kt^T U      (forwards)
+//   prepare     T, M = T^T (k e^(Gamma_C - Gamma)), Z = (P T)^T do,
+//               Rt = R e^Gamma, Qt = scale q e^Gamma   (every chunk at once)
+//   walk        U' = w*v - Rt S,  S <- e^Gamma_C S + M^T U',
+//               U = T U'                                         (forwards)
 //               dR = Z + M dS,  dS <- e^Gamma_C dS + Qt^T do - Rt^T dR
 //                                                 (backwards, beside it)
 //   gradients   dP = scale tril(do U^T), dL = -stril(dR U^T) and from these,
@@ -16,7 +16,8 @@
 //   reduce      sums dq and dk over the value heads of a group.
 // Operands are fp16: their three more bits than bf16's halve the error.  What
 // is linear in the cotangents is therefore scaled by a power of two, one a
-// (sequence, value head), that brings the largest of them near 1.
+// (sequence, value head), that brings the largest of them near 1; do and Z,
+// which are written before that is known, by one of their own chunk.
 //
 // Decay ratios: the chunk is cut in blocks of 16 rows.  A slice of 16 channels
 // forms q e^(Gamma_t - at_q[block]) and k e^(at_k[block] - Gamma_s); between
@@ -30,8 +31,8 @@
 //            at_k at its end, and forms the pairs within a block one by one in
 //            fp32; `gradients` forms all pairs so.
 // One decay a head (delta, gdn) needs none of this: the couplings are products
-// of q and k as they are, scaled afterwards; Kt, Rt and Qt are k and q whose
-// rows the walk scales.  These families have a `prepare` and a `gradients` of
+// of q and k as they are, scaled afterwards; Rt and Qt are k and q whose rows
+// the walk scales.  These families have a `prepare` and a `gradients` of
 // their own.
 #include <cuda_runtime.h>
 
@@ -95,18 +96,14 @@ std::size_t lay_out(arguments& a, std::uint8_t* base) {
   const std::size_t each = static_cast<std::size_t>(a.most_chunks) * p.HV;
   take(a.table, a.most_chunks);
   take(a.first_chunk, p.N + 1);
-  for (auto* x : {&a.W, &a.Kt, &a.M, &a.Qt}) take(*x, each * chunk * p.K);
+  for (auto* x : {&a.M, &a.Qt, &a.Rt}) take(*x, each * chunk * p.K);
+  take(a.T, each * chunk * chunk);
   take(a.peak, static_cast<std::size_t>(p.N) * p.HV);
-  for (auto* x : {&a.Y, &a.Z, &a.U, &a.dR, &a.d_o})
-    take(*x, each * chunk * p.V);
+  for (auto* x : {&a.Z, &a.U, &a.dR, &a.d_o}) take(*x, each * chunk * p.V);
   for (auto* x : {&a.S, &a.dS}) take(*x, each * p.K * p.V / 4);
-  take(a.decay, each * p.K);
-  if (one_decay(p)) {
-    take(a.factors, each * chunk * 4);
-  } else {
-    take(a.Rt, each * chunk * p.K);
-    take(a.ends, each * 4 * p.K);
-  }
+  take(a.decay, each * (p.K + 4));
+  if (p.family != family::gdn2) take(a.factors, each * chunk * 4);
+  if (!one_decay(p)) take(a.ends, each * 4 * p.K);
   if (p.HV != p.H)
     for (auto* x : {&a.dq_part, &a.dk_part})
       take(*x, static_cast<std::size_t>(p.B) * p.T * p.HV * p.K);
@@ -124,13 +121,12 @@ status launch(Kernel kernel, std::int64_t blocks, int threads, int bytes,
   return {};
 }
 
-template <int K, int V, int Warps>
+template <typename E, int K, int V, int Warps>
 status launch_walk(const arguments& a, cudaStream_t stream) {
-  constexpr int slice = Warps * 16;
   return launch(
-      one_decay(a.p) ? walk<K, V, Warps, true> : walk<K, V, Warps, false>,
-      static_cast<std::int64_t>(a.p.N) * a.p.HV * (V / slice), Warps * 64,
-      walk_layout<K, (slice < 64 ? 64 : slice)>::bytes, a, stream);
+      one_decay(a.p) ? walk<E, K, V, Warps, true> : walk<E, K, V, Warps, false>,
+      2ll * a.p.N * a.p.HV * (V / (Warps * 16)), walk_layout<K, Warps>::threads,
+      walk_layout<K, Warps>::bytes, a, stream);
 }
 
 template <typename E, int K, int V>
@@ -139,23 +135,25 @@ status run(const arguments& a, cudaStream_t stream) {
   list_chunks<<<1, 1024, 0, stream>>>(a);
   CARVE_CUDA_TRY(cudaGetLastError());
   const std::int64_t blocks = static_cast<std::int64_t>(a.most_chunks) * p.HV;
-  status s = launch(find_peaks<E, K, V>,
-                    (blocks + 7) / 8 + (a.d.d_final_state ? p.N * p.HV : 0),
-                    256, 0, a, stream);
+  status s = launch(find_peaks<K, V>, a.d.d_final_state ? p.N * p.HV : 0, 256,
+                    0, a, stream);
   if (!s) return s;
   s = one_decay(p) ? launch(scalar_prepare<E, K, V>, blocks, K * 2,
                             scalar_prepare_layout<K, V>::bytes, a, stream)
                    : launch(prepare<E, K, V>, blocks, K * 2,
                             prepare_layout<K, V>::bytes, a, stream);
   if (!s) return s;
-  // Few heads: narrower slices of the values, so that more blocks walk.
-  const std::int64_t heads = static_cast<std::int64_t>(p.N) * p.HV;
-  if (heads * (V / 64) >= 132)
-    s = launch_walk<K, V, 4>(a, stream);
-  else if (heads * (V / 32) >= 132)
-    s = launch_walk<K, V, 2>(a, stream);
+  // The narrowest slices of the values whose blocks all run at once; where
+  // there are more, the widest, for every slice's block reads the keys' tiles.
+  const std::int64_t walks = 2ll * p.N * p.HV;
+  if (walks * (V / 16) <= 132)
+    s = launch_walk<E, K, V, 1>(a, stream);
+  else if (walks * (V / 32) <= 132)
+    s = launch_walk<E, K, V, 2>(a, stream);
+  else if (V == 64 || walks <= 132)
+    s = launch_walk<E, K, V, 4>(a, stream);
   else
-    s = launch_walk<K, V, 1>(a, stream);
+    s = launch_walk<E, K, V, V / 16>(a, stream);
   if (!s) return s;
   s = one_decay(p) ? launch(scalar_gradients<E, K, V>, blocks, 256,
                             scalar_gradients_layout<K, V>::bytes, a, stream)

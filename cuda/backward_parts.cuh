@@ -25,7 +25,7 @@ constexpr float widest_half = 11.5f, widest_bfloat = 75.f;
 /// L and P between two blocks are formed 2^10 too large: an fp16 factor of
 /// 2^-23 would keep two bits.
 constexpr float lift_bits = 10.f, unlift = 0x1p-10f;
-/// The first chunk's Rt, Qt and W are made this much larger: the cotangent of
+/// The first chunk's Rt and Qt are made this much larger: the cotangent of
 /// the initial state has decayed with the first token at least, and fp16's
 /// smallest numbers are 2^-24.
 constexpr float first_lift = 256.f;
@@ -51,18 +51,32 @@ struct chunk_entry {
 struct arguments {
   problem p;
   gradients d;
-  int most_chunks;               // entries of `table`, unused ones length -1
-  chunk_entry* table;            // chunks in order
-  int* first_chunk;              // [N+1]
-  unsigned* peak;                // [N,HV], bits of the largest cotangent
-  __half *W, *Kt, *M, *Qt, *Rt;  // [64,K]; one decay a head: Kt, Qt are k, q
-  __half *Y, *Z, *U, *dR, *d_o;  // [64,V], d_o scaled
-  uint2 *S, *dS;                 // [V/16,K/16] blocks of 512 bytes, see walk
-  float* decay;                  // [K], e^Gamma_C
-  float* ends;                   // [4,K], Gamma at the blocks' ends, in bits
-  float* factors;                // one decay a head: see `factor`, [4,64]
-  float *dq_part, *dk_part;      // [B*T,HV,K] when groups are summed
+  int most_chunks;     // entries of `table`, unused ones length -1
+  chunk_entry* table;  // chunks in order
+  int* first_chunk;    // [N+1]
+  unsigned* peak;      // [N,HV], bits of the largest cotangent
+  // Tiles as they lie in shared memory, which one bulk copy fills: [64,K] by
+  // tile_offset (one decay a head: Rt, Qt are k, q), [64,64] likewise, above
+  // the diagonal blocks undefined, [64,V] by panel_offset; d_o
+  // and Z scaled, a scale a chunk.
+  __half *M, *Qt, *Rt;
+  __half* T;
+  __half *Z, *U, *dR, *d_o;
+  uint2 *S, *dS;             // [V/16,K/16] blocks of 512 bytes, see walk
+  float* decay;              // [K], e^Gamma_C, and [4], of which the first is
+                             // the inverse of the scale of d_o
+  float* ends;               // [4,K], Gamma at the blocks' ends, in bits
+  float* factors;            // see `factor`, [4,64]; kda: beta alone
+  float *dq_part, *dk_part;  // [B*T,HV,K] when groups are summed
 };
+
+/// Where (row, col) of [64,V] stands in panels of 16 columns, in elements.  The
+/// pieces of eight are exchanged in every other four rows, so that eight rows
+/// of one piece lie in 32 banks.
+__device__ __forceinline__ int panel_offset(int row, int col) {
+  return (col >> 4) * (16 * chunk) + row * 16 + ((col ^ (row * 2)) & 8) +
+         (col & 7);
+}
 
 template <typename E>
 struct element;
@@ -95,13 +109,22 @@ __device__ __forceinline__ std::uint32_t pack_kind(unsigned kind, float lo,
                         : operand::pack(lo, hi);
 }
 
-/// The scale of the cotangents, and its inverse.
-__device__ __forceinline__ float2 cotangent_scale(const arguments& a,
-                                                  int sequence, int head) {
-  const int e = a.peak[sequence * a.p.HV + head] >> 23;
+/// The scale of cotangents whose largest has these bits, and its inverse.
+__device__ __forceinline__ float2 scale_of(unsigned peak) {
+  const int e = peak >> 23;
   if (e == 0 || e == 255) return {1.f, 1.f};
   const int f = min(max(255 - e, 27), 227);  // the peak comes to 2..4
   return {__int_as_float(f << 23), __int_as_float((254 - f) << 23)};
+}
+__device__ __forceinline__ float2 cotangent_scale(const arguments& a,
+                                                  int sequence, int head) {
+  return scale_of(a.peak[sequence * a.p.HV + head]);
+}
+
+/// What brings a chunk's d_o to its sequence's scale; at most 1, but where all
+/// are 0.
+__device__ __forceinline__ float to_common_scale(float common, float inverse) {
+  return fminf(common * inverse, 1.f);
 }
 
 template <typename E>
@@ -177,15 +200,16 @@ __device__ __forceinline__ void store16(float* p, const float (&y)[4]) {
 }
 
 /// Sixteen 16-bit elements of a row that four lanes hold as an accumulator
-/// does: columns 2 quad, 2 quad + 1 in `low`, 8 more in `high`.
+/// does: columns 2 quad, 2 quad + 1 in `low`, 8 more in `high`.  With a `flip`
+/// of 8 the row's halves are exchanged.
 template <typename T>
 __device__ __forceinline__ void store_row16(T* row, int quad, std::uint32_t low,
                                             std::uint32_t high,
-                                            bool valid = true) {
+                                            bool valid = true, int flip = 0) {
   const bool odd = quad & 1;
   const std::uint32_t other = __shfl_xor_sync(~0u, odd ? low : high, 1);
   if (!valid) return;
-  *reinterpret_cast<uint2*>(row + (odd ? 8 : 0) + (quad & 2) * 2) =
+  *reinterpret_cast<uint2*>(row + ((odd ? 8 : 0) ^ flip) + (quad & 2) * 2) =
       odd ? uint2{other, high} : uint2{low, other};
 }
 
@@ -219,6 +243,19 @@ __device__ __forceinline__ void fetch_rows(uint2 (&y)[Rows], const tensor& x,
 #pragma unroll
   for (int i = 0; i < Rows; ++i, from += step)
     y[i] = load_or_zero8(from, row + 8 * i < c.length);
+}
+
+/// The same of all rows group + 8 i into a tile of K columns, to this lane's
+/// place in row `group`.
+template <typename E, int K>
+__device__ __forceinline__ void copy_rows(std::uint32_t to, const tensor& x,
+                                          const chunk_entry& c, int group,
+                                          int head, int channel) {
+  const E* from = row_of<E>(x, c.batch, c.first + group, head) + channel;
+  const std::int64_t step = 8 * x.token;
+#pragma unroll
+  for (int i = 0; i < 8; ++i, from += step)
+    mma::copy8(to + i * 16 * K, from, group + 8 * i < c.length);
 }
 
 /// One 16-bit gate twice in a word.

@@ -7,6 +7,16 @@
 
 namespace carve::cuda::backward_chunks {
 
+/// The warp's largest number into `peak`, as bits: those of numbers that are
+/// not negative are ordered as the numbers are.
+__device__ __forceinline__ void raise_peak(unsigned* peak, float most,
+                                           int lane) {
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2)
+    most = fmaxf(most, __shfl_xor_sync(~0u, most, step));
+  if (lane == 0) atomicMax(peak, __float_as_uint(most));
+}
+
 /// Lists the chunks of all sequences; one block.
 __global__ void list_chunks(arguments a) {
   __shared__ int total;
@@ -43,50 +53,20 @@ __global__ void list_chunks(arguments a) {
   for (int n = threadIdx.x; n < a.p.N * a.p.HV; n += blockDim.x) a.peak[n] = 0;
 }
 
-/// The largest cotangent of every (sequence, value head): a warp a chunk and
-/// head, then a block an end state.
-template <typename E, int K, int V>
+/// The largest cotangent of every end state, a block each; those of the outputs
+/// are added by `prepare`.
+template <int K, int V>
 __global__ void __launch_bounds__(256)
     find_peaks(const __grid_constant__ arguments a) {
-  const int lane = threadIdx.x & 31;
-  const std::int64_t tiles = static_cast<std::int64_t>(a.most_chunks) * a.p.HV;
-  const std::int64_t tile_blocks = (tiles + 7) / 8;
+  const float4* from = reinterpret_cast<const float4*>(
+      a.d.d_final_state + static_cast<std::int64_t>(blockIdx.x) * K * V);
   float most = 0.f;
-  std::int64_t to;
-  if (blockIdx.x < tile_blocks) {
-    const std::int64_t tile = blockIdx.x * 8ll + threadIdx.x / 32;
-    if (tile >= tiles) return;
-    const int head = tile % a.p.HV;
-    const chunk_entry c = a.table[tile / a.p.HV];
-    if (c.length < 0) return;
-    constexpr int lanes = V / 8, rows = 32 / lanes;
-    const E* from =
-        row_of<E>(a.d.d_o, c.batch, c.first, head) + lane % lanes * 8;
-#pragma unroll 8
-    for (int i = 0; i < chunk / rows; ++i) {
-      const int row = min(i * rows + lane / lanes, c.length - 1);
-      float x[8];
-      unpack8<E>(x,
-                 *reinterpret_cast<const uint4*>(from + row * a.d.d_o.token));
-#pragma unroll
-      for (int j = 0; j < 8; ++j) most = fmaxf(most, fabsf(x[j]));
-    }
-    to = c.sequence * a.p.HV + head;
-  } else {
-    to = blockIdx.x - tile_blocks;
-    const float4* from =
-        reinterpret_cast<const float4*>(a.d.d_final_state + to * K * V);
-    for (int i = threadIdx.x; i < K * V / 4; i += 256) {
-      const float4 x = from[i];
-      most = fmaxf(most, fmaxf(fmaxf(fabsf(x.x), fabsf(x.y)),
-                               fmaxf(fabsf(x.z), fabsf(x.w))));
-    }
+  for (int i = threadIdx.x; i < K * V / 4; i += 256) {
+    const float4 x = from[i];
+    most = fmaxf(most, fmaxf(fmaxf(fabsf(x.x), fabsf(x.y)),
+                             fmaxf(fabsf(x.z), fabsf(x.w))));
   }
-#pragma unroll
-  for (int step = 1; step < 32; step *= 2)
-    most = fmaxf(most, __shfl_xor_sync(~0u, most, step));
-  // Bits of numbers that are not negative are ordered as the numbers are.
-  if (lane == 0) atomicMax(a.peak + to, __float_as_uint(most));
+  raise_peak(a.peak + blockIdx.x, most, threadIdx.x & 31);
 }
 
 /// A slice's running sums and R, q, k as they are, [64,16] each: what `prepare`
@@ -124,23 +104,29 @@ __device__ __noinline__ void stage_pairs(float* decay, __half* raw,
 
 // ------------------------------------------------------------------ prepare
 
+/// T and P take the place of q, L and T's diagonal that of R and the ratios,
+/// when these have been read.
 template <int K, int V>
 struct prepare_layout {
-  static constexpr int wide = K > V ? K : V;
-  static constexpr int R = 0;                     // R decayed, then Rt
-  static constexpr int k = R + chunk * K * 2;     // k decayed, then Kt
-  static constexpr int q = k + chunk * K * 2;     // q decayed, then do
-  static constexpr int X = q + chunk * wide * 2;  // w*v
-  static constexpr int L = X + chunk * V * 2;     // w, then L in fp32, then P T
-  static constexpr int L_stride = 68;
-  static constexpr int T = L + chunk * L_stride * 4;
-  static constexpr int D = T + chunk * chunk * 2;  // fp32 diagonal of T
-  static constexpr int D_stride = 18;
-  static constexpr int P = D + 4 * 16 * D_stride * 4;
-  static constexpr int ratio = P + chunk * chunk * 2;   // [6,K] between blocks
+  static constexpr int q = 0;                    // q as it is, then decayed
+  static constexpr int k = q + chunk * K * 2;    // k likewise, at last Kt
+  static constexpr int d_o = k + chunk * K * 2;  // or one slice's pairs
+  static constexpr int pairs_bytes = chunk * 16 * 10;
+  static constexpr int R =  // b, then R decayed
+      d_o + (chunk * V * 2 > pairs_bytes ? chunk * V * 2 : pairs_bytes);
+  static constexpr int ratio = R + chunk * K * 2;       // [6,K] between blocks
   static constexpr int half_ratio = ratio + 6 * K * 2;  // [6,K], for `bfloat`
-  static constexpr int flags = half_ratio + 6 * K * 2;
+  static constexpr int L = R;                           // fp32, then P T
+  static constexpr int L_stride = 68;
+  static constexpr int D = L + chunk * L_stride * 4;  // fp32 diagonal of T
+  static constexpr int D_stride = 18;
+  static constexpr int D_end = D + 4 * 16 * D_stride * 4;
+  static constexpr int T = q;
+  static constexpr int P = K == 128 ? q + chunk * chunk * 2 : D_end;
+  static constexpr int flags = K == 128 ? D_end : D_end + chunk * chunk * 2;
+  static constexpr int peak = flags + 4;  // bits of the largest do
   static constexpr int bytes = flags + 16;
+  static_assert(half_ratio + 6 * K * 2 <= flags);
 };
 
 /// T = (I + L)^-1 of L in fp32, where all threads see it.
@@ -268,45 +254,90 @@ __device__ __forceinline__ void multiply_PT(std::uint8_t* base, int warp,
   }
 }
 
-/// Y = T X and Z = (P T)^T do, 16 value channels a turn.
+/// Z = (P T)^T do, 16 value channels a turn.
 template <typename lay, int V, int warps>
-__device__ __forceinline__ void multiply_values(const arguments& a,
-                                                std::int64_t at,
-                                                std::uint32_t shared, int warp,
-                                                int lane) {
+__device__ __forceinline__ void multiply_Z(const arguments& a, std::int64_t at,
+                                           std::uint32_t shared, int warp,
+                                           int lane) {
   const int group = lane >> 2, quad = lane & 3;
-  const std::uint32_t PT = shared + lay::L;
   for (int slice = warp * 16; slice < V; slice += warps * 16) {
+    __half* const to = a.Z + at * chunk * V + slice * chunk + group * 16;
+    quad_reg x[4];
 #pragma unroll
-    for (int which = 0; which < 2; ++which) {
-      __half* const to_slice =
-          (which ? a.Z : a.Y) + at * chunk * V + group * V + slice;
-      quad_reg x[4];
+    for (int kb = 0; kb < 4; ++kb)
+      x[kb] = mma::right_trans<V>(shared + lay::d_o, kb * 16, slice, lane);
 #pragma unroll
-      for (int kb = 0; kb < 4; ++kb)
-        x[kb] = mma::right_trans<V>(shared + (which ? lay::q : lay::X), kb * 16,
-                                    slice, lane);
+    for (int block = 0; block < 4; ++block) {
+      float y[2][4] = {};
 #pragma unroll
-      for (int block = 0; block < 4; ++block) {
-        float y[2][4] = {};
-#pragma unroll
-        for (int kb = 0; kb < 4; ++kb) {
-          if (which ? kb < block : kb > block) continue;
-          const quad_reg t =
-              which ? mma::left_trans<chunk>(PT, block * 16, kb * 16, lane)
-                    : mma::left<chunk>(shared + lay::T, block * 16, kb * 16,
-                                       lane);
-          mma::multiply_fp16(y[0], t, x[kb].r[0], x[kb].r[1]);
-          mma::multiply_fp16(y[1], t, x[kb].r[2], x[kb].r[3]);
-        }
-        __half* const to = to_slice + block * 16 * V;
-#pragma unroll
-        for (int h = 0; h < 2; ++h)
-          store_row16(to + 8 * h * V, quad,
-                      operand::pack(y[0][2 * h], y[0][2 * h + 1]),
-                      operand::pack(y[1][2 * h], y[1][2 * h + 1]));
+      for (int kb = block; kb < 4; ++kb) {
+        const quad_reg t =
+            mma::left_trans<chunk>(shared + lay::L, block * 16, kb * 16, lane);
+        mma::multiply_fp16(y[0], t, x[kb].r[0], x[kb].r[1]);
+        mma::multiply_fp16(y[1], t, x[kb].r[2], x[kb].r[3]);
       }
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+        store_row16(to + (block * 16 + 8 * h) * 16, quad,
+                    operand::pack(y[0][2 * h], y[0][2 * h + 1]),
+                    operand::pack(y[1][2 * h], y[1][2 * h + 1]), true,
+                    group * 2 & 8);
     }
+  }
+}
+
+/// T from shared memory to the workspace, its diagonal blocks and below.
+template <typename lay, int threads>
+__device__ __forceinline__ void keep_T(const arguments& a, std::int64_t at,
+                                       const std::uint8_t* base, int tid) {
+  for (int i = tid; i < chunk * chunk / 8; i += threads) {
+    const int row = i / 8, col = i % 8 * 8;
+    const int offset = mma::tile_offset<chunk>(row, col);
+    if (col / 16 <= row / 16)
+      *reinterpret_cast<uint4*>(a.T + at * chunk * chunk + offset / 2) =
+          *reinterpret_cast<const uint4*>(base + lay::T + offset);
+  }
+}
+
+/// A thread's pieces of the tile of do: the largest of all threads' into
+/// lay::peak.
+template <typename E, int V, int threads, typename lay>
+__device__ __forceinline__ void find_peak(std::uint8_t* base, int tid) {
+  float most = 0.f;
+#pragma unroll 1
+  for (int i = 0; i < chunk * V / 8; i += threads) {
+    const int row = (tid + i) / (V / 8), col = (tid + i) % (V / 8) * 8;
+    float x[8];
+    unpack8<E>(x, *reinterpret_cast<const uint4*>(
+                      base + lay::d_o + mma::tile_offset<V>(row, col)));
+#pragma unroll
+    for (int j = 0; j < 8; ++j) most = fmaxf(most, fabsf(x[j]));
+  }
+  raise_peak(reinterpret_cast<unsigned*>(base + lay::peak), most, tid & 31);
+}
+
+/// The same pieces scaled by that peak, in the tile and in the workspace.
+template <typename E, int K, int V, int threads, typename lay>
+__device__ __forceinline__ void scale_d_o(const arguments& a, std::int64_t at,
+                                          int sequence, int head,
+                                          std::uint8_t* base, int tid) {
+  const unsigned peak = *reinterpret_cast<unsigned*>(base + lay::peak);
+  const float2 norm = scale_of(peak);
+  if (tid == 0) {
+    a.decay[at * (K + 4) + K] = norm.y;
+    atomicMax(a.peak + sequence * a.p.HV + head, peak);
+  }
+#pragma unroll 1
+  for (int i = 0; i < chunk * V / 8; i += threads) {
+    const int row = (tid + i) / (V / 8), col = (tid + i) % (V / 8) * 8;
+    auto* tile = reinterpret_cast<uint4*>(base + lay::d_o +
+                                          mma::tile_offset<V>(row, col));
+    float x[8];
+    unpack8<E>(x, *tile);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) x[j] *= norm.x;
+    *reinterpret_cast<uint4*>(a.d_o + at * chunk * V + panel_offset(row, col)) =
+        *tile = pack8<__half>(x);
   }
 }
 
@@ -329,29 +360,47 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
   const std::uint32_t shared = mma::shared_address(memory);
   auto* flags = reinterpret_cast<unsigned*>(memory + lay::flags);
 
-  if (tid == 0) *flags = 0;
+  if (tid == 0)
+    *flags = 0, *reinterpret_cast<unsigned*>(memory + lay::peak) = 0;
+  // Each lane's inputs wait in its slice of the tiles.
+  {
+    const std::uint32_t to = shared + mma::tile_offset<K>(group, channel);
+    copy_rows<E, K>(to + lay::q, p.q, c, group, qk_head, channel);
+    copy_rows<E, K>(to + lay::k, p.k, c, group, qk_head, channel);
+    if (p.family == family::gdn2) {
+      copy_rows<E, K>(to + lay::R, p.b, c, group, head, channel);
+    } else {
+      uint2 b_raw[8];
+      fetch_erase<E>(b_raw, p, c, group, 0, head, channel);
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+        *reinterpret_cast<uint2*>(memory + lay::R +
+                                  mma::tile_offset<K>(group + 8 * i, channel)) =
+            b_raw[i];
+    }
+  }
+  mma::copy_commit();
   for (int i = tid; i < chunk * V / 8; i += threads) {
     const int row = i / (V / 8), col = i % (V / 8) * 8;
     const bool valid = row < c.length;
     const int from = c.first + (valid ? row : 0);
-    const std::uint32_t to = shared + mma::tile_offset<V>(row, col);
-    mma::copy16(to + lay::X, row_of<E>(p.v, c.batch, from, head) + col, valid);
-    if (p.family == family::gdn2)
-      mma::copy16(to + lay::L, row_of<E>(p.w, c.batch, from, head) + col,
-                  valid);
+    mma::copy16(shared + lay::d_o + mma::tile_offset<V>(row, col),
+                row_of<E>(a.d.d_o, c.batch, from, head) + col, valid);
   }
   mma::copy_commit();
-  uint2 Rt[8], Kt[8];
+  uint2 Kt[8];
   {
-    __half* const Qt_row = a.Qt + at * chunk * K + group * K + channel;
-    __half* const Rt_row = a.Rt + at * chunk * K + group * K + channel;
-    __half* const Kt_row = a.Kt + at * chunk * K + group * K + channel;
+    const std::int64_t own =
+        at * chunk * K + mma::tile_offset<K>(group, channel) / 2;
+    __half* const Qt_row = a.Qt + own;
+    __half* const Rt_row = a.Rt + own;
     float sum[8][4], total[4], ends[5][4];
-    uint2 q_raw[8], k_raw[8], b_raw[8];
     fetch_decay(sum, p, c, group, head, channel);
-    fetch_rows<E>(q_raw, p.q, c, group, 0, qk_head, channel);
-    fetch_rows<E>(k_raw, p.k, c, group, 0, qk_head, channel);
-    fetch_erase<E>(b_raw, p, c, group, 0, head, channel);
+    if (p.family != family::gdn2 && tid < chunk)
+      a.factors[at * (4 * chunk) + to_beta + tid] =
+          tid < c.length ? static_cast<float>(
+                               *row_of<E>(p.beta, c.batch, c.first + tid, head))
+                         : 0.f;
     running_sum(sum, total, lane);
     block_ends(ends, sum, quad);
     const float lift = index == a.first_chunk[c.sequence] ? first_lift : 1.f;
@@ -387,8 +436,21 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
         to[0] = pack_kind(kind, first[0], first[1]);
         to[4] = pack_kind(kind, first[2], first[3]);
       }
+    mma::copy_wait<1>();
+    const std::uint8_t* const raw =
+        memory + mma::tile_offset<K>(group, channel);
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
+      uint2 q_raw[2], k_raw[2], b_raw[2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const std::uint8_t* const from = raw + (2 * b + i) * 16 * K;
+        q_raw[i] = *reinterpret_cast<const uint2*>(from + lay::q);
+        k_raw[i] = *reinterpret_cast<const uint2*>(from + lay::k);
+        b_raw[i] = *reinterpret_cast<const uint2*>(from + lay::R);
+      }
+      // The scaled forms stand in other lanes' columns.
+      __syncwarp();
       const reference r = reference_of(ends[b], ends[b + 1], kind);
       float from_start[4], from_start_scaled[4], to_end[4];
 #pragma unroll
@@ -401,9 +463,9 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
       for (int i = 2 * b; i < 2 * b + 2; ++i) {
         const int row = group + 8 * i;
         float q[4], k[4], R[4];
-        unpack4<E>(q, q_raw[i]);
-        unpack4<E>(k, k_raw[i]);
-        unpack4<E>(R, b_raw[i]);
+        unpack4<E>(q, q_raw[i - 2 * b]);
+        unpack4<E>(k, k_raw[i - 2 * b]);
+        unpack4<E>(R, b_raw[i - 2 * b]);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           const float up = power(sum[i][j] - r.q[j]);
@@ -425,33 +487,18 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
           R[j] *= from_start[j];
           k[j] *= to_end[j];
         }
-        Rt[i] = {operand::pack(R[0], R[1]), operand::pack(R[2], R[3])};
         Kt[i] = {operand::pack(k[0], k[1]), operand::pack(k[2], k[3])};
         store4(Qt_row + 8 * i * K, q);
-        *reinterpret_cast<uint2*>(Rt_row + 8 * i * K) = Rt[i];
-        *reinterpret_cast<uint2*>(Kt_row + 8 * i * K) = Kt[i];
+        store4(Rt_row + 8 * i * K, R);
       }
     }
     if (group == 0)
-      *reinterpret_cast<float4*>(a.decay + at * K + channel) = make_float4(
-          power(total[0]), power(total[1]), power(total[2]), power(total[3]));
+      *reinterpret_cast<float4*>(a.decay + at * (K + 4) + channel) =
+          make_float4(power(total[0]), power(total[1]), power(total[2]),
+                      power(total[3]));
   }
   mma::copy_wait<0>();
-  // X = w*v, by the threads that copied.
-  for (int i = tid; i < chunk * V / 8; i += threads) {
-    const int row = i / (V / 8), col = i % (V / 8) * 8;
-    auto* to = reinterpret_cast<uint4*>(memory + lay::X +
-                                        mma::tile_offset<V>(row, col));
-    float x[8], w[8];
-    unpack8<E>(x, *to);
-    if (p.family == family::gdn2)
-      unpack8<E>(w, to[(lay::L - lay::X) / 16]);
-    else
-      unpack8<E>(w, fetch_write<E>(p, c, min(row, c.length - 1), head, col));
-#pragma unroll
-    for (int j = 0; j < 8; ++j) x[j] *= w[j];
-    *to = pack8<__half>(x);
-  }
+  find_peak<E, V, threads, lay>(memory, tid);
   __syncthreads();
 
   // L and P: eight jobs of 16 rows.
@@ -501,21 +548,19 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
   // The diagonal blocks of slices of kind `pairs`.
   if (kinds & 0xaaaaaaaau) {
     // Set aside by hand, or the compiler would spill them on everyone's path.
-    volatile std::uint32_t kept[32];
+    volatile std::uint32_t kept[16];
     volatile float kept_acc[jobs * 32];
 #pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      kept[4 * n] = Rt[n].x, kept[4 * n + 1] = Rt[n].y;
-      kept[4 * n + 2] = Kt[n].x, kept[4 * n + 3] = Kt[n].y;
-    }
+    for (int n = 0; n < 8; ++n)
+      kept[2 * n] = Kt[n].x, kept[2 * n + 1] = Kt[n].y;
 #pragma unroll
     for (int n = 0; n < jobs * 32; ++n)
       kept_acc[n] = acc[n >> 5][n >> 2 & 7][n & 3];
 #pragma unroll 1
     for (int kb = 0; kb < K / 16; ++kb) {
       if ((kinds >> (2 * kb) & 3) != pairs) continue;
-      auto* decay = reinterpret_cast<float*>(memory + lay::T);  // [64,16]
-      auto* raw = reinterpret_cast<__half*>(memory + lay::T + 4096);
+      auto* decay = reinterpret_cast<float*>(memory + lay::d_o);  // [64,16]
+      auto* raw = reinterpret_cast<__half*>(memory + lay::d_o + 4096);
       __syncthreads();
       if (kb == warp) stage_pairs<E>(decay, raw, p, c, head, base);
       __syncthreads();
@@ -544,14 +589,24 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
       }
     }
 #pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      Rt[n] = {kept[4 * n], kept[4 * n + 1]};
-      Kt[n] = {kept[4 * n + 2], kept[4 * n + 3]};
-    }
+    for (int n = 0; n < 8; ++n) Kt[n] = {kept[2 * n], kept[2 * n + 1]};
 #pragma unroll
     for (int n = 0; n < jobs * 32; ++n)
       acc[n >> 5][n >> 2 & 7][n & 3] = kept_acc[n];
+    __syncthreads();
+    for (int i = tid; i < chunk * V / 8; i += threads) {
+      const int row = i / (V / 8), col = i % (V / 8) * 8;
+      const bool valid = row < c.length;
+      const int from = c.first + (valid ? row : 0);
+      mma::copy16(shared + lay::d_o + mma::tile_offset<V>(row, col),
+                  row_of<E>(a.d.d_o, c.batch, from, head) + col, valid);
+    }
+    mma::copy_commit();
+    mma::copy_wait<0>();
   }
+  // The tiles of q, R and k have been read by all: T and P, L and Kt take their
+  // place.
+  __syncthreads();
 #pragma unroll
   for (int job = 0; job < jobs; ++job) {
     const int block = (warp + job * warps) & 3;
@@ -580,96 +635,65 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
       }
     }
   }
-  __syncthreads();
-  // The tiles of q, R and k have been read by all: do, Rt, Kt take their place.
-  for (int i = tid; i < chunk * V / 8; i += threads) {
-    const int row = i / (V / 8), col = i % (V / 8) * 8;
-    const bool valid = row < c.length;
-    mma::copy16(
-        shared + lay::q + mma::tile_offset<V>(row, col),
-        row_of<E>(a.d.d_o, c.batch, c.first + (valid ? row : 0), head) + col,
-        valid);
-  }
-  mma::copy_commit();
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    put_row<K>(memory + lay::R, group + 8 * i, base, quad, Rt[i]);
+  for (int i = 0; i < 8; ++i)
     put_row<K>(memory + lay::k, group + 8 * i, base, quad, Kt[i]);
-  }
+  scale_d_o<E, K, V, threads, lay>(a, at, c.sequence, head, memory, tid);
+  __syncthreads();
 
   invert<lay>(memory, tid, warp, group, quad);
 
   multiply_PT<lay, warps>(memory, warp, lane);
-  // W = T Rt and M = T^T Kt, this warp's channels.
+  keep_T<lay, threads>(a, at, memory, tid);
+  // M = T^T Kt, this warp's channels.
+  __half* const to =
+      a.M + at * chunk * K + mma::tile_offset<K>(group, channel) / 2;
+  quad_reg x[4];
 #pragma unroll
-  for (int which = 0; which < 2; ++which) {
-    __half* const to =
-        (which ? a.M : a.W) + at * chunk * K + group * K + channel;
-    quad_reg x[4];
+  for (int kb = 0; kb < 4; ++kb)
+    x[kb] = mma::right_trans<K>(shared + lay::k, kb * 16, base, lane);
 #pragma unroll
-    for (int kb = 0; kb < 4; ++kb)
-      x[kb] = mma::right_trans<K>(shared + (which ? lay::k : lay::R), kb * 16,
-                                  base, lane);
+  for (int block = 0; block < 4; ++block) {
+    float y[2][4] = {};
 #pragma unroll
-    for (int block = 0; block < 4; ++block) {
-      float y[2][4] = {};
+    for (int kb = block; kb < 4; ++kb) {
+      const quad_reg t =
+          mma::left_trans<chunk>(shared + lay::T, block * 16, kb * 16, lane);
+      mma::multiply_fp16(y[0], t, x[kb].r[0], x[kb].r[1]);
+      mma::multiply_fp16(y[1], t, x[kb].r[2], x[kb].r[3]);
+    }
 #pragma unroll
-      for (int kb = 0; kb < 4; ++kb) {
-        if (which ? kb < block : kb > block) continue;
-        const quad_reg t =
-            which
-                ? mma::left_trans<chunk>(shared + lay::T, block * 16, kb * 16,
-                                         lane)
-                : mma::left<chunk>(shared + lay::T, block * 16, kb * 16, lane);
-        mma::multiply_fp16(y[0], t, x[kb].r[0], x[kb].r[1]);
-        mma::multiply_fp16(y[1], t, x[kb].r[2], x[kb].r[3]);
-      }
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const float z[4] = {y[0][2 * h], y[0][2 * h + 1], y[1][2 * h],
-                            y[1][2 * h + 1]};
-        store4(to + (block * 16 + 8 * h) * K, z);
-      }
+    for (int h = 0; h < 2; ++h) {
+      const float z[4] = {y[0][2 * h], y[0][2 * h + 1], y[1][2 * h],
+                          y[1][2 * h + 1]};
+      store4(to + (block * 16 + 8 * h) * K, z);
     }
   }
-  mma::copy_wait<0>();
-  // do scaled, by the threads that copied; kept for the kernels to come.
-  const float norm = cotangent_scale(a, c.sequence, head).x;
-  for (int i = tid; i < chunk * V / 8; i += threads) {
-    const int row = i / (V / 8), col = i % (V / 8) * 8;
-    auto* to = reinterpret_cast<uint4*>(memory + lay::q +
-                                        mma::tile_offset<V>(row, col));
-    float x[8];
-    unpack8<E>(x, *to);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) x[j] *= norm;
-    const uint4 y = pack8<__half>(x);
-    *to = y;
-    *reinterpret_cast<uint4*>(a.d_o + (at * chunk + row) * V + col) = y;
-  }
   __syncthreads();
-  multiply_values<lay, V, warps>(a, at, shared, warp, lane);
+  multiply_Z<lay, V, warps>(a, at, shared, warp, lane);
 }
 
-/// `prepare` for a decay of one number a head.
+/// `prepare` for a decay of one number a head.  Three blocks a multiprocessor
+/// for K = 128: T and P take the place of q.
 template <int K, int V>
 struct scalar_prepare_layout {
-  static constexpr int wide = K > V ? K : V;
   static constexpr int k = 0;
-  static constexpr int q = k + chunk * K * 2;     // q, then do
-  static constexpr int X = q + chunk * wide * 2;  // w*v
-  static constexpr int L = X + chunk * V * 2;     // L in fp32, then P T
+  static constexpr int q = k + chunk * K * 2;
+  static constexpr int d_o = q + chunk * K * 2;
+  static constexpr int L = d_o + chunk * V * 2;  // L in fp32, then P T
   static constexpr int L_stride = 68;
-  static constexpr int T = L + chunk * L_stride * 4;
-  static constexpr int D = T + chunk * chunk * 2;  // fp32 diagonal of T
+  static constexpr int D = L + chunk * L_stride * 4;  // fp32 diagonal of T
   static constexpr int D_stride = 18;
-  static constexpr int P = D + 4 * 16 * D_stride * 4;
-  static constexpr int factors = P + chunk * chunk * 2;
-  static constexpr int bytes = factors + 4 * chunk * 4;
+  static constexpr int factors = D + 4 * 16 * D_stride * 4;
+  static constexpr int peak =
+      factors + 4 * chunk * 4;  // bits of the largest do
+  static constexpr int T = q;
+  static constexpr int P = K == 128 ? q + chunk * chunk * 2 : peak + 16;
+  static constexpr int bytes = peak + 16 + (K == 128 ? 0 : chunk * chunk * 2);
 };
 
 template <typename E, int K, int V>
-__global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
+__global__ void __launch_bounds__(K * 2, 3)
     scalar_prepare(const __grid_constant__ arguments a) {
   using lay = scalar_prepare_layout<K, V>;
   constexpr int warps = K / 16, threads = K * 2, jobs = 8 / warps;
@@ -687,6 +711,7 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
   const std::int64_t at = static_cast<std::int64_t>(index) * p.HV + head;
   const std::uint32_t shared = mma::shared_address(memory);
   auto* const factors = reinterpret_cast<float*>(memory + lay::factors);
+  if (tid == 0) *reinterpret_cast<unsigned*>(memory + lay::peak) = 0;
 
 #pragma unroll
   for (int i = 0; i < key_turns; ++i) {
@@ -707,8 +732,8 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
               col = (tid + i * threads) % (V / 8) * 8;
     const bool valid = row < c.length;
     mma::copy16(
-        shared + lay::X + mma::tile_offset<V>(row, col),
-        row_of<E>(p.v, c.batch, c.first + (valid ? row : 0), head) + col,
+        shared + lay::d_o + mma::tile_offset<V>(row, col),
+        row_of<E>(a.d.d_o, c.batch, c.first + (valid ? row : 0), head) + col,
         valid);
   }
   mma::copy_commit();
@@ -746,7 +771,7 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
     put(to_beta, beta[0], beta[1]);
     const float all = power(total);
     if (lane < K / 4)
-      *reinterpret_cast<float4*>(a.decay + at * K + lane * 4) =
+      *reinterpret_cast<float4*>(a.decay + at * (K + 4) + lane * 4) =
           make_float4(all, all, all, all);
   }
   mma::copy_wait<1>();
@@ -764,9 +789,12 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
       unpack8<E>(y, x);
       *tile = x = pack8<__half>(y);
     }
-    *reinterpret_cast<uint4*>((is_k ? a.Kt : a.Qt) + at * chunk * K + row * K +
-                              col) = x;
+    *reinterpret_cast<uint4*>((is_k ? a.Rt : a.Qt) + at * chunk * K +
+                              mma::tile_offset<K>(row, col) / 2) = x;
   }
+  mma::copy_wait<0>();
+  __syncthreads();  // the peak is 0
+  find_peak<E, V, threads, lay>(memory, tid);
   __syncthreads();
 
   // L and P: eight jobs of 16 rows.
@@ -788,6 +816,7 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
         mma::multiply_fp16(acc[2 * nb + 1], x, y.r[2], y.r[3]);
       }
     }
+    if (K == 128) __syncthreads();  // P takes the place of q
     float bits[2], by[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -821,86 +850,42 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
     }
   }
   __syncthreads();
-  // q has been read by all: do takes its place.
-#pragma unroll
-  for (int i = 0; i < value_turns; ++i) {
-    const int row = (tid + i * threads) / (V / 8),
-              col = (tid + i * threads) % (V / 8) * 8;
-    const bool valid = row < c.length;
-    mma::copy16(
-        shared + lay::q + mma::tile_offset<V>(row, col),
-        row_of<E>(a.d.d_o, c.batch, c.first + (valid ? row : 0), head) + col,
-        valid);
-  }
-  mma::copy_commit();
+  scale_d_o<E, K, V, threads, lay>(a, at, c.sequence, head, memory, tid);
   invert<lay>(memory, tid, warp, group, quad);
 
   multiply_PT<lay, warps>(memory, warp, lane);
-  // W = T Rt and M = T^T Kt, this warp's channels.
+  keep_T<lay, threads>(a, at, memory, tid);
+  // M = T^T Kt, this warp's channels.
+  __half* const to =
+      a.M + at * chunk * K + group * K + ((warp * 16) ^ (group / 2 * 16));
+  quad_reg x[4];
 #pragma unroll
-  for (int which = 0; which < 2; ++which) {
-    __half* const to =
-        (which ? a.M : a.W) + at * chunk * K + group * K + warp * 16;
-    quad_reg x[4];
-#pragma unroll
-    for (int kb = 0; kb < 4; ++kb) {
-      const auto* const by =
-          reinterpret_cast<const float2*>(factors + kb * 16 + 2 * quad);
-      float2 low = by[(which ? to_tail : to_start) / 2],
-             high = by[(which ? to_tail : to_start) / 2 + 4];
-      if (!which) {
-        const float2 low_beta = by[to_beta / 2],
-                     high_beta = by[to_beta / 2 + 4];
-        low.x *= low_beta.x, low.y *= low_beta.y;
-        high.x *= high_beta.x, high.y *= high_beta.y;
-      }
-      x[kb] = scale_rows(
-          mma::right_trans<K>(shared + lay::k, kb * 16, warp * 16, lane), low,
-          high);
-    }
-#pragma unroll
-    for (int block = 0; block < 4; ++block) {
-      float y[2][4] = {};
-#pragma unroll
-      for (int kb = 0; kb < 4; ++kb) {
-        if (which ? kb < block : kb > block) continue;
-        const quad_reg t =
-            which
-                ? mma::left_trans<chunk>(shared + lay::T, block * 16, kb * 16,
-                                         lane)
-                : mma::left<chunk>(shared + lay::T, block * 16, kb * 16, lane);
-        mma::multiply_fp16(y[0], t, x[kb].r[0], x[kb].r[1]);
-        mma::multiply_fp16(y[1], t, x[kb].r[2], x[kb].r[3]);
-      }
-#pragma unroll
-      for (int h = 0; h < 2; ++h)
-        store_row16(to + (block * 16 + 8 * h) * K, quad,
-                    operand::pack(y[0][2 * h], y[0][2 * h + 1]),
-                    operand::pack(y[1][2 * h], y[1][2 * h + 1]));
-    }
+  for (int kb = 0; kb < 4; ++kb) {
+    const auto* const by =
+        reinterpret_cast<const float2*>(factors + to_tail + kb * 16 + 2 * quad);
+    x[kb] = scale_rows(
+        mma::right_trans<K>(shared + lay::k, kb * 16, warp * 16, lane), by[0],
+        by[4]);
   }
-  mma::copy_wait<0>();
-  // X = w*v, and do scaled, by the threads that copied.
-  const float norm = cotangent_scale(a, c.sequence, head).x;
 #pragma unroll
-  for (int i = 0; i < 2 * value_turns; ++i) {
-    const bool is_X = i >= value_turns;
-    const int piece = tid + i % value_turns * threads;
-    const int row = piece / (V / 8), col = piece % (V / 8) * 8;
-    auto* tile = reinterpret_cast<uint4*>(memory + (is_X ? lay::X : lay::q) +
-                                          mma::tile_offset<V>(row, col));
-    const float by = is_X ? factors[to_beta + row] : norm;
-    float x[8];
-    unpack8<E>(x, *tile);
+  for (int block = 0; block < 4; ++block) {
+    float y[2][4] = {};
 #pragma unroll
-    for (int j = 0; j < 8; ++j) x[j] *= by;
-    const uint4 y = pack8<__half>(x);
-    *tile = y;
-    if (!is_X)
-      *reinterpret_cast<uint4*>(a.d_o + (at * chunk + row) * V + col) = y;
+    for (int kb = block; kb < 4; ++kb) {
+      const quad_reg t =
+          mma::left_trans<chunk>(shared + lay::T, block * 16, kb * 16, lane);
+      mma::multiply_fp16(y[0], t, x[kb].r[0], x[kb].r[1]);
+      mma::multiply_fp16(y[1], t, x[kb].r[2], x[kb].r[3]);
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+      store_row16(to + (block * 16 + 8 * h) * K, quad,
+                  operand::pack(y[0][2 * h], y[0][2 * h + 1]),
+                  operand::pack(y[1][2 * h], y[1][2 * h + 1]), true,
+                  group % 2 * 8);
   }
   __syncthreads();
-  multiply_values<lay, V, warps>(a, at, shared, warp, lane);
+  multiply_Z<lay, V, warps>(a, at, shared, warp, lane);
 }
 
 }  // namespace carve::cuda::backward_chunks

@@ -1,36 +1,39 @@
 // The chunked backward's walk: the state forwards and its cotangent backwards
-// through the prepared chunks, side by side.
+// through the prepared chunks, side by side in blocks of their own.
+//
+// A few heads' walk is one long chain, so its warps do nothing but the chain:
+// the copy engine fills the stages, whole tiles at a time, ordered by one warp
+// that has no other work.
 #pragma once
 
 #include "backward_parts.cuh"
+#include "hopper.cuh"
 
 namespace carve::cuda::backward_chunks {
 
-/// Shared memory of one stage of either walk; `Slice` value channels.
-template <int K, int Slice>
+/// Shared memory of a walk; `Warps` slices of 16 value channels.
+template <int K, int Warps>
 struct walk_layout {
-  static constexpr int big = chunk * K * 2, small = chunk * Slice * 2;
-  // forwards: W, Kt, Y;  backwards: M, Rt, Qt, Z, do
-  // and the decay, and if it is one a head the tokens' factors
-  static constexpr int forward_stage = 2 * big + small + K * 4 + chunk * 4;
-  static constexpr int reverse_stage = 3 * big + 2 * small + K * 4 + chunk * 8;
-  static constexpr int reverse = 2 * forward_stage;
-  static constexpr int bytes = reverse + 2 * reverse_stage;
+  static constexpr int stages = Warps == 8 ? 2 : 3;
+  // With eight, whole warpgroups, that can exchange registers.
+  static constexpr int threads = Warps == 8 ? 384 : Warps * 32 + 32;
+  static constexpr int big = chunk * K * 2, small = chunk * Warps * 32;
+  // Of a stage: M, Rt and
+  static constexpr int M = 0, Rt = big;
+  // forwards T, v, w,
+  static constexpr int T = 2 * big, v = 3 * big, w = v + small;
+  // backwards Qt, Z, do,
+  static constexpr int Qt = 2 * big, Z = 3 * big, d_o = Z + small;
+  // the decay and d_o's scale, and the tokens' factors, if there are: e^Gamma
+  // and beta.
+  static constexpr int decay = 3 * big + 2 * small;
+  static constexpr int tokens = decay + K * 4 + 16;
+  static constexpr int stage = (tokens + chunk * 8 + 255) / 256 * 256;
+  // Of each stage, when it is full and when it is empty.
+  static constexpr int full = stages * stage;
+  static constexpr int empty = full + stages * 8;
+  static constexpr int bytes = empty + stages * 8;
 };
-
-/// Rows of a tile from the workspace.  Tiles narrower than 64 columns are
-/// kept 64 wide.
-template <int Columns, int Stride, int Threads>
-__device__ __forceinline__ void fetch(std::uint32_t to, const __half* from,
-                                      int thread) {
-#pragma unroll
-  for (int i = 0; i < chunk * Columns / 8; i += Threads) {
-    const int at = i + thread;
-    const int row = at / (Columns / 8), col = at % (Columns / 8) * 8;
-    mma::copy16(to + mma::tile_offset<Columns>(row, col),
-                from + row * Stride + col, true);
-  }
-}
 
 /// Writes the state (transposed, rows v0.., as operands `x` for channels
 /// 16 kb..) as the blocks that `gradients` reads: lane (n, quad) of the reader
@@ -55,13 +58,15 @@ __device__ __forceinline__ void put_state(uint2* block, const quad_reg& x,
   }
 }
 
-/// Writes 16 tokens x 16 values held transposed.
-__device__ __forceinline__ void put_transposed(__half* to, int stride,
-                                               const quad_reg& x, int lane) {
-  __half* row = to + (lane >> 2) * stride;
-  store_row16(row, lane & 3, mma::transpose8(x.r[0]), mma::transpose8(x.r[1]));
-  store_row16(row + 8 * stride, lane & 3, mma::transpose8(x.r[2]),
-              mma::transpose8(x.r[3]));
+/// Writes 16 tokens x 16 values held transposed into a panel.
+__device__ __forceinline__ void put_transposed(__half* panel, const quad_reg& x,
+                                               int lane) {
+  const int group = lane >> 2, quad = lane & 3;
+  __half* row = panel + group * 16;
+  store_row16(row, quad, mma::transpose8(x.r[0]), mma::transpose8(x.r[1]), true,
+              group * 2 & 8);
+  store_row16(row + 8 * 16, quad, mma::transpose8(x.r[2]),
+              mma::transpose8(x.r[3]), true, group * 2 & 8);
 }
 
 /// The state as left operand, channels 16 kb...
@@ -74,51 +79,184 @@ __device__ __forceinline__ quad_reg as_operand(const float (&x)[Tiles][4],
            operand::pack(x[2 * kb + 1][2], x[2 * kb + 1][3])}};
 }
 
-/// `Scalar`: one decay a head; Kt, Rt, Qt are k, k, q, their factors apart.
-template <int K, int V, int Warps, bool Scalar>
-__global__ void __launch_bounds__(Warps * 64, 1)
+/// A warp fills the stages, from the walk's first chunk on: tiles by the copy
+/// engine, and the values and write gates, rows of the inputs, by itself.
+template <typename E, int K, int V, int Warps, bool Scalar>
+__device__ __forceinline__ void fill_stages(const arguments& a,
+                                            std::uint32_t shared, bool reverse,
+                                            int sequence, int begin, int count,
+                                            int head, int part, int lane) {
+  using lay = walk_layout<K, Warps>;
+  const problem& p = a.p;
+  const bool gdn2 = !Scalar && p.family == family::gdn2,
+             one_beta = !Scalar && !gdn2;
+  constexpr int decay_bytes = K * 4 + 16, token_bytes = chunk * 4;
+  constexpr int tile_bytes = chunk * chunk * 2;
+  // This lane copies eight values of every `step`th row.
+  constexpr int pieces = Warps * 2, step = 32 / pieces;
+  const int row = lane / pieces, col = lane % pieces * 8;
+  const std::uint32_t piece = 2 * panel_offset(row, col);
+  const sequence_span s = span_of(p.cu_seqlens, p.T, sequence);
+  const int channel = part * Warps * 16 + col;
+  const E* v = row_of<E>(p.v, s.batch, s.first + row, head) + channel;
+  const E* w = row_of<E>(p.w, s.batch, s.first + row, head) + channel;
+  int left = s.length - row;
+  std::int64_t at =
+      static_cast<std::int64_t>(reverse ? begin + count - 1 : begin) * p.HV +
+      head;
+  int stage = 0, phase = 1;
+  for (int n = 0; n < count; ++n, at += reverse ? -p.HV : p.HV) {
+    const std::int64_t key_at = at * chunk * K;
+    const std::int64_t value_at = (at * V + part * Warps * 16) * chunk;
+    const float* const tokens = a.factors + at * (4 * chunk);
+    const std::uint32_t to = shared + stage * lay::stage;
+    const std::uint32_t full = shared + lay::full + 8 * stage;
+    hopper::barrier_wait(shared + lay::empty + 8 * stage, phase);
+    if (lane == 0) {
+      hopper::barrier_expect(
+          full, 2 * lay::big + decay_bytes + (Scalar ? 2 * token_bytes : 0) +
+                    (reverse ? lay::big + 2 * lay::small
+                             : tile_bytes + (one_beta ? token_bytes : 0)));
+      hopper::bulk_load(to + (reverse ? lay::M : lay::Rt),
+                        (reverse ? a.M : a.Rt) + key_at, lay::big, full);
+      hopper::bulk_load(to + lay::decay, a.decay + at * (K + 4), decay_bytes,
+                        full);
+      if (Scalar)
+        hopper::bulk_load(to + lay::tokens, tokens + to_start, 2 * token_bytes,
+                          full);
+      if (reverse) {
+        hopper::bulk_load(to + lay::d_o, a.d_o + value_at, lay::small, full);
+        hopper::bulk_load(to + lay::Qt, a.Qt + key_at, lay::big, full);
+        hopper::bulk_load(to + lay::Z, a.Z + value_at, lay::small, full);
+      } else {
+        if (one_beta)
+          hopper::bulk_load(to + lay::tokens + token_bytes, tokens + to_beta,
+                            token_bytes, full);
+        hopper::bulk_load(to + lay::T, a.T + at * chunk * chunk, tile_bytes,
+                          full);
+      }
+      hopper::bulk_load(to + (reverse ? lay::Rt : lay::M),
+                        (reverse ? a.Rt : a.M) + key_at, lay::big, full);
+    }
+    if (!reverse) {
+#pragma unroll
+      for (int i = 0; i < chunk / step; ++i) {
+        const bool valid = i * step < left;
+        const int next = valid ? i * step : -row;
+        const std::uint32_t there =
+            to + i * step * 32 + (piece ^ (i * step & 4) * 4);
+        mma::copy16(there + lay::v, v + next * p.v.token, valid);
+        if (gdn2) mma::copy16(there + lay::w, w + next * p.w.token, valid);
+      }
+      hopper::copy_async_arrive(full);
+      v += chunk * p.v.token, w += chunk * p.w.token, left -= chunk;
+    }
+    if (++stage == lay::stages) stage = 0, phase ^= 1;
+  }
+  mma::copy_wait<0>();
+}
+
+/// `Scalar`: one decay a head; Rt, Qt are k, q, their factors apart.
+/// A block walks one way: in the first half of the grid, whose chunks cost
+/// more, backwards.  Each warp has 16 value channels, but for the last, which
+/// copies.
+template <typename E, int K, int V, int Warps, bool Scalar>
+__global__ void __launch_bounds__(walk_layout<K, Warps>::threads, 1)
     walk(const __grid_constant__ arguments a) {
-  constexpr int slice = Warps * 16, threads = Warps * 32;
-  // A tile row must span 128 bytes for the permutation.
-  constexpr int tile = slice < 64 ? 64 : slice;
-  using lay = walk_layout<K, tile>;
+  using lay = walk_layout<K, Warps>;
   extern __shared__ __align__(1024) std::uint8_t memory[];
   const problem& p = a.p;
-  const bool reverse = threadIdx.x >= threads;
-  const int tid = threadIdx.x % threads, lane = tid & 31, warp = tid >> 5;
+  const int lane = threadIdx.x & 31;
+  const int warp =
+      __shfl_sync(~0u, threadIdx.x >> 5, 0);  // known to be uniform
   const int group = lane >> 2, quad = lane & 3;
-  constexpr int splits = V / slice;
-  const int part = blockIdx.x % splits, head = blockIdx.x / splits % p.HV;
-  const int sequence = blockIdx.x / (splits * p.HV);
+  constexpr int splits = V / (Warps * 16);
+  const bool reverse = blockIdx.x < gridDim.x / 2;
+  const int index = reverse ? blockIdx.x : blockIdx.x - gridDim.x / 2;
+  const int part = index % splits, head = index / splits % p.HV;
+  const int sequence = index / (splits * p.HV);
   const int begin = a.first_chunk[sequence],
             count = a.first_chunk[sequence + 1] - begin;
-  const int v_local = warp * 16, v = part * slice + v_local;
+  const std::uint32_t shared = mma::shared_address(memory);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < lay::stages; ++i) {
+      hopper::barrier_init(shared + lay::full + 8 * i, reverse ? 1 : 33);
+      hopper::barrier_init(shared + lay::empty + 8 * i, Warps);
+    }
+    hopper::fence_async_proxy();
+  }
+  __syncthreads();
+  if (warp >= Warps) {
+    if constexpr (Warps == 8) hopper::shrink_registers<40>();
+    if (warp > Warps) return;
+    fill_stages<E, K, V, Warps, Scalar>(a, shared, reverse, sequence, begin,
+                                        count, head, part, lane);
+    return;
+  }
+  if constexpr (Warps == 8) hopper::grow_registers<232>();
+  const int v = (part * Warps + warp) * 16;
   const std::int64_t state_at =
       (static_cast<std::int64_t>(sequence) * p.HV + head) * K * V;
+  // Where this lane's ldmatrix rows begin: of a right operand, stored [n][k]
+  // and [k][n], and of a panel's values; a column block is added by exclusive
+  // or, since tiles begin at multiples of 256 bytes.
+  const std::uint32_t in_right =
+      mma::tile_offset<K>((lane >> 4) * 8 + (lane & 7), ((lane >> 3) & 1) * 8);
+  const std::uint32_t in_trans =
+      mma::tile_offset<K>(((lane >> 3) & 1) * 8 + (lane & 7), (lane >> 4) * 8);
+  const std::uint32_t in_panel =
+      warp * (chunk * 32) +
+      2 * panel_offset((lane >> 4) * 8 + (lane & 7), ((lane >> 3) & 1) * 8);
   float S[K / 8][4];
 
-  if (!reverse) {
-    const std::uint32_t stages = mma::shared_address(memory);
-    auto issue = [&](int i) {
-      const std::int64_t at =
-          static_cast<std::int64_t>(begin + i) * p.HV + head;
-      const std::uint32_t to = stages + (i & 1) * lay::forward_stage;
-      fetch<K, K, threads>(to, a.W + at * chunk * K, tid);
-      for (int x = tid; x < chunk * slice / 8; x += threads) {
-        const int row = x / (slice / 8), col = x % (slice / 8) * 8;
-        mma::copy16(to + 2 * lay::big + mma::tile_offset<tile>(row, col),
-                    a.Y + (at * chunk + row) * V + part * slice + col, true);
+  // The product of the state with the tile at `tile`, all its tokens; the state
+  // is written out and then decays, times `lift`.
+  auto multiply_state = [&](float(&u)[8][4], uint2* states, std::uint32_t tile,
+                            const float* decay, float lift) {
+#pragma unroll
+    for (int kb = 0; kb < K / 16; ++kb) {
+      const quad_reg x = as_operand(S, kb);
+#pragma unroll
+      for (int tb = 0; tb < 4; ++tb) {
+        const quad_reg y =
+            mma::ldmatrix(((tile + in_right) ^ (kb * 32)) + tb * 32 * K);
+        mma::multiply_fp16(u[2 * tb], x, y.r[0], y.r[1]);
+        mma::multiply_fp16(u[2 * tb + 1], x, y.r[2], y.r[3]);
       }
-      if (tid < K / 4)
-        mma::copy16(to + 2 * lay::big + lay::small + tid * 16,
-                    a.decay + at * K + tid * 4, true);
-      if (Scalar && tid < chunk / 4)
-        mma::copy16(to + 2 * lay::big + lay::small + K * 4 + tid * 16,
-                    a.factors + at * (4 * chunk) + to_tail + tid * 4, true);
-      fetch<K, K, threads>(to + lay::big, a.Kt + at * chunk * K, tid);
-      mma::copy_commit();
-    };
-    if (count > 0) issue(0);
+      put_state<Scalar>(states + kb * 64, x, lane);
+#pragma unroll
+      for (int j = 2 * kb; j < 2 * kb + 2; ++j) {
+        const float2 d =
+            *reinterpret_cast<const float2*>(decay + 8 * j + 2 * quad);
+        S[j][0] *= d.x * lift, S[j][1] *= d.y * lift;
+        S[j][2] *= d.x * lift, S[j][3] *= d.y * lift;
+      }
+    }
+  };
+  // Adds the product of x with 16 tokens of the tile to the state.
+  auto add_product = [&](const quad_reg& x, std::uint32_t tile, int tb) {
+#pragma unroll
+    for (int kb = 0; kb < K / 16; ++kb) {
+      const quad_reg y =
+          mma::ldmatrix_trans(((tile + in_trans) ^ (kb * 32)) + tb * 32 * K);
+      mma::multiply_fp16(S[2 * kb], x, y.r[0], y.r[1]);
+      mma::multiply_fp16(S[2 * kb + 1], x, y.r[2], y.r[3]);
+    }
+  };
+  // Calls step(offset of the stage) when it is full, then frees it.
+  int stage = 0, phase = 0;
+  auto in_stage = [&](auto&& step) {
+    hopper::barrier_wait(shared + lay::full + 8 * stage, phase);
+    step(stage * lay::stage);
+    __syncwarp();
+    if (lane == 0) hopper::barrier_arrive(shared + lay::empty + 8 * stage);
+    if (++stage == lay::stages) stage = 0, phase ^= 1;
+  };
+
+  if (!reverse) {
+    const bool gdn2 = !Scalar && p.family == family::gdn2;
+    const std::uint32_t in_T = mma::tile_offset<chunk>(
+        (lane >> 4) * 8 + (lane & 7), ((lane >> 3) & 1) * 8);
 #pragma unroll
     for (int j = 0; j < K / 8; ++j)
 #pragma unroll
@@ -129,93 +267,71 @@ __global__ void __launch_bounds__(Warps * 64, 1)
                                   v + group + 8 * (x >> 1)]
                 : 0.f;
     for (int i = 0; i < count; ++i) {
-      mma::copy_wait<0>();
-      mma::named_barrier(1, threads);
-      if (i + 1 < count) issue(i + 1);
-      const std::int64_t at =
-          static_cast<std::int64_t>(begin + i) * p.HV + head;
-      const std::uint32_t from = stages + (i & 1) * lay::forward_stage;
-      uint2* states = a.S + (at * (V / 16) + v / 16) * (K / 16) * 64;
-      float u[8][4] = {};
-#pragma unroll
-      for (int kb = 0; kb < K / 16; ++kb) {
-        const quad_reg x = as_operand(S, kb);
-        put_state<Scalar>(states + kb * 64, x, lane);
+      in_stage([&](int stage_at) {
+        const std::int64_t at =
+            static_cast<std::int64_t>(begin + i) * p.HV + head;
+        const std::uint32_t from = shared + stage_at;
+        const float* decay =
+            reinterpret_cast<const float*>(memory + stage_at + lay::decay);
+        __half* const U = a.U + (at * V + v) * chunk;
+        float u[8][4] = {};
+        multiply_state(u, a.S + (at * V + v) * (K / 4), from + lay::Rt, decay,
+                       1.f);
+        // Rt of the first chunk is lifted.
+        const float unlift_R = !Scalar && i == 0 ? 1 / first_lift : 1.f;
+        quad_reg x[4];  // U'
 #pragma unroll
         for (int tb = 0; tb < 4; ++tb) {
-          const quad_reg y = mma::right<K>(from, kb * 16, tb * 16, lane);
-          mma::multiply_fp16(u[2 * tb], x, y.r[0], y.r[1]);
-          mma::multiply_fp16(u[2 * tb + 1], x, y.r[2], y.r[3]);
-        }
-      }
-      // W of the first chunk is lifted.
-      const float unlift_w = !Scalar && i == 0 ? 1 / first_lift : 1.f;
-      const float* decay = reinterpret_cast<const float*>(
-          memory + (i & 1) * lay::forward_stage + 2 * lay::big + lay::small);
+          const quad_reg y =
+              mma::ldmatrix_trans(from + lay::v + in_panel + tb * 512);
+          quad_reg gate;
+          if (gdn2)
+            gate = mma::ldmatrix_trans(from + lay::w + in_panel + tb * 512);
 #pragma unroll
-      for (int j = 0; j < K / 8; ++j) {
-        const float2 d =
-            *reinterpret_cast<const float2*>(decay + 8 * j + 2 * quad);
-        S[j][0] *= d.x, S[j][1] *= d.y, S[j][2] *= d.x, S[j][3] *= d.y;
-      }
-#pragma unroll
-      for (int tb = 0; tb < 4; ++tb) {
-        const quad_reg y =
-            mma::left_trans<tile>(from + 2 * lay::big, v_local, tb * 16, lane);
-        quad_reg x, scaled;
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          const float2 z = operand::unpack(y.r[n]);
-          const float(&w)[4] = u[2 * tb + (n >> 1)];
-          const float lo = fmaf(-unlift_w, w[2 * (n & 1)], z.x);
-          const float hi = fmaf(-unlift_w, w[2 * (n & 1) + 1], z.y);
-          x.r[n] = operand::pack(lo, hi);
-          if (Scalar) {
-            const float2 f = *reinterpret_cast<const float2*>(
-                decay + K + tb * 16 + 8 * (n >> 1) + 2 * quad);
-            scaled.r[n] = operand::pack(lo * f.x, hi * f.y);
+          for (int n = 0; n < 4; ++n) {
+            float2 z = element<E>::unpack(y.r[n]);
+            const float(&r)[4] = u[2 * tb + (n >> 1)];
+            float lo = r[2 * (n & 1)], hi = r[2 * (n & 1) + 1];
+            const float* const at_token =
+                decay + K + 4 + tb * 16 + 8 * (n >> 1) + 2 * quad;
+            const float2 by =
+                gdn2 ? element<E>::unpack(gate.r[n])
+                     : *reinterpret_cast<const float2*>(at_token + chunk);
+            if (Scalar) {
+              const float2 f = *reinterpret_cast<const float2*>(at_token);
+              lo = (z.x - f.x * lo) * by.x, hi = (z.y - f.y * hi) * by.y;
+            } else {
+              lo = z.x * by.x - unlift_R * lo, hi = z.y * by.y - unlift_R * hi;
+            }
+            x[tb].r[n] = operand::pack(lo, hi);
           }
+          add_product(x[tb], from + lay::M, tb);
         }
-        put_transposed(a.U + (at * chunk + tb * 16) * V + v, V, x, lane);
-        if (Scalar) x = scaled;
+        // U, for which the next chunk does not wait.
 #pragma unroll
-        for (int kb = 0; kb < K / 16; ++kb) {
-          const quad_reg z =
-              mma::right_trans<K>(from + lay::big, tb * 16, kb * 16, lane);
-          mma::multiply_fp16(S[2 * kb], x, z.r[0], z.r[1]);
-          mma::multiply_fp16(S[2 * kb + 1], x, z.r[2], z.r[3]);
+        for (int tb = 0; tb < 4; ++tb) {
+          float y[2][4] = {};
+#pragma unroll
+          for (int kb = 0; kb <= tb; ++kb) {
+            const quad_reg t = mma::ldmatrix(
+                ((from + lay::T + in_T) ^ (kb * 32)) + tb * 32 * chunk);
+            mma::multiply_fp16(y[0], x[kb], t.r[0], t.r[1]);
+            mma::multiply_fp16(y[1], x[kb], t.r[2], t.r[3]);
+          }
+          put_transposed(U + tb * 256,
+                         {{operand::pack(y[0][0], y[0][1]),
+                           operand::pack(y[0][2], y[0][3]),
+                           operand::pack(y[1][0], y[1][1]),
+                           operand::pack(y[1][2], y[1][3])}},
+                         lane);
         }
-      }
+      });
     }
     return;
   }
 
-  const std::uint32_t stages = mma::shared_address(memory) + lay::reverse;
-  constexpr int Rt = lay::big, Qt = 2 * lay::big, Z = 3 * lay::big,
-                d_o = Z + lay::small, decay_at = d_o + lay::small;
-  auto issue = [&](int i) {
-    const std::int64_t at = static_cast<std::int64_t>(begin + i) * p.HV + head;
-    const std::uint32_t to = stages + (i & 1) * lay::reverse_stage;
-    fetch<K, K, threads>(to, a.M + at * chunk * K, tid);
-    for (int x = tid; x < chunk * slice / 8; x += threads) {
-      const int row = x / (slice / 8), col = x % (slice / 8) * 8;
-      mma::copy16(to + Z + mma::tile_offset<tile>(row, col),
-                  a.Z + (at * chunk + row) * V + part * slice + col, true);
-      mma::copy16(to + d_o + mma::tile_offset<tile>(row, col),
-                  a.d_o + (at * chunk + row) * V + part * slice + col, true);
-    }
-    if (tid < K / 4)
-      mma::copy16(to + decay_at + tid * 16, a.decay + at * K + tid * 4, true);
-    if (Scalar && tid < chunk / 2)
-      mma::copy16(to + decay_at + K * 4 + tid * 16,
-                  a.factors + at * (4 * chunk) + to_start + tid * 4, true);
-    fetch<K, K, threads>(to + Qt, a.Qt + at * chunk * K, tid);
-    fetch<K, K, threads>(to + Rt, (Scalar ? a.Kt : a.Rt) + at * chunk * K, tid);
-    mma::copy_commit();
-  };
   const float2 norm = cotangent_scale(a, sequence, head);
   float unlift_state = norm.y;
-  if (count > 0) issue(count - 1);
 #pragma unroll
   for (int j = 0; j < K / 8; ++j)
 #pragma unroll
@@ -226,79 +342,63 @@ __global__ void __launch_bounds__(Warps * 64, 1)
                                   v + group + 8 * (x >> 1)] *
                     norm.x
               : 0.f;
-  for (int i = count - 1; i >= 0; --i) {
-    mma::copy_wait<0>();
-    mma::named_barrier(2, threads);
-    if (i > 0) issue(i - 1);
+  auto step = [&](int i, int stage_at, auto first) {
     const std::int64_t at = static_cast<std::int64_t>(begin + i) * p.HV + head;
-    const std::uint32_t from = stages + (i & 1) * lay::reverse_stage;
-    uint2* states = a.dS + (at * (V / 16) + v / 16) * (K / 16) * 64;
+    const std::uint32_t from = shared + stage_at;
+    const float* decay =
+        reinterpret_cast<const float*>(memory + stage_at + lay::decay);
+    __half* const dR = a.dR + (at * V + v) * chunk;
+    float lift = 1.f;
+    if constexpr (decltype(first)::value) {
+      lift = Scalar ? 1.f / fmaxf(decay[K + 4], 0x1p-100f) : first_lift;
+      unlift_state = norm.y / lift;
+    }
+    const float common = to_common_scale(norm.x, decay[K]);
+    const std::uint32_t common_2 = operand::pack(common, common);
+    const float scale = p.scale * common;
     float u[8][4] = {};
-#pragma unroll
-    for (int kb = 0; kb < K / 16; ++kb) {
-      const quad_reg x = as_operand(S, kb);
-      put_state<Scalar>(states + kb * 64, x, lane);
-#pragma unroll
-      for (int tb = 0; tb < 4; ++tb) {
-        const quad_reg y = mma::right<K>(from, kb * 16, tb * 16, lane);
-        mma::multiply_fp16(u[2 * tb], x, y.r[0], y.r[1]);
-        mma::multiply_fp16(u[2 * tb + 1], x, y.r[2], y.r[3]);
-      }
-    }
-    const float* decay = reinterpret_cast<const float*>(
-        memory + lay::reverse + (i & 1) * lay::reverse_stage + decay_at);
-    // The first chunk from its first token on, where the state is kept from.
-    const float lift = i > 0    ? 1.f
-                       : Scalar ? 1.f / fmaxf(decay[K], 0x1p-100f)
-                                : first_lift;
-    unlift_state = norm.y / lift;
-#pragma unroll
-    for (int j = 0; j < K / 8; ++j) {
-      float2 d = *reinterpret_cast<const float2*>(decay + 8 * j + 2 * quad);
-      d.x *= lift, d.y *= lift;
-      S[j][0] *= d.x, S[j][1] *= d.y, S[j][2] *= d.x, S[j][3] *= d.y;
-    }
+    multiply_state(u, a.dS + (at * V + v) * (K / 4), from + lay::M, decay,
+                   lift);
 #pragma unroll
     for (int tb = 0; tb < 4; ++tb) {
+      quad_reg o = mma::ldmatrix_trans(from + lay::d_o + in_panel + tb * 512);
       const quad_reg y =
-          mma::left_trans<tile>(from + Z, v_local, tb * 16, lane);
+          mma::ldmatrix_trans(from + lay::Z + in_panel + tb * 512);
       quad_reg x, scaled;
-      quad_reg o = mma::left_trans<tile>(from + d_o, v_local, tb * 16, lane);
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
         const float2 z = operand::unpack(y.r[n]);
         const float(&w)[4] = u[2 * tb + (n >> 1)];
-        const float lo = z.x + w[2 * (n & 1)], hi = z.y + w[2 * (n & 1) + 1];
+        const float lo = fmaf(z.x, common, w[2 * (n & 1)]),
+                    hi = fmaf(z.y, common, w[2 * (n & 1) + 1]);
         x.r[n] = operand::pack(lo, hi);
         if (Scalar) {
           const float* const at_token =
-              decay + K + tb * 16 + 8 * (n >> 1) + 2 * quad;
+              decay + K + 4 + tb * 16 + 8 * (n >> 1) + 2 * quad;
           float2 f = *reinterpret_cast<const float2*>(at_token);
           f.x *= lift, f.y *= lift;
           const float2 beta =
               *reinterpret_cast<const float2*>(at_token + (to_beta - to_start));
           scaled.r[n] = operand::pack(lo * (f.x * beta.x), hi * (f.y * beta.y));
           const float2 d = operand::unpack(o.r[n]);
-          o.r[n] = operand::pack(d.x * (f.x * p.scale), d.y * (f.y * p.scale));
+          o.r[n] = operand::pack(d.x * (f.x * scale), d.y * (f.y * scale));
         }
       }
-      put_transposed(a.dR + (at * chunk + tb * 16) * V + v, V, x, lane);
-      if (Scalar) x = scaled;
+      if (!Scalar) mma::scale_fp16(o, common_2, common_2);
+      // The first product does not wait for x.
+      add_product(o, from + lay::Qt, tb);
+      quad_reg minus = Scalar ? scaled : x;
 #pragma unroll
-      for (int n = 0; n < 4; ++n) x.r[n] ^= 0x80008000u;  // minus dR
-#pragma unroll
-      for (int kb = 0; kb < K / 16; ++kb) {
-        const quad_reg z =
-            mma::right_trans<K>(from + Qt, tb * 16, kb * 16, lane);
-        mma::multiply_fp16(S[2 * kb], o, z.r[0], z.r[1]);
-        mma::multiply_fp16(S[2 * kb + 1], o, z.r[2], z.r[3]);
-        const quad_reg w =
-            mma::right_trans<K>(from + Rt, tb * 16, kb * 16, lane);
-        mma::multiply_fp16(S[2 * kb], x, w.r[0], w.r[1]);
-        mma::multiply_fp16(S[2 * kb + 1], x, w.r[2], w.r[3]);
-      }
+      for (int n = 0; n < 4; ++n) minus.r[n] ^= 0x80008000u;
+      add_product(minus, from + lay::Rt, tb);
+      put_transposed(dR + tb * 256, x, lane);
     }
-  }
+  };
+  // The first chunk from its first token on, where the state is kept from.
+  for (int i = count - 1; i > 0; --i)
+    in_stage([&](int stage_at) { step(i, stage_at, std::false_type{}); });
+  if (count > 0)
+    in_stage([&](int stage_at) { step(0, stage_at, std::true_type{}); });
   if (a.d.d_initial_state == nullptr) return;
 #pragma unroll
   for (int j = 0; j < K / 8; ++j)

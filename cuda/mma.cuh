@@ -161,6 +161,14 @@ __device__ __forceinline__ void copy16(std::uint32_t shared, const void* global,
                : "memory");
 }
 
+/// The same of eight bytes.
+__device__ __forceinline__ void copy8(std::uint32_t shared, const void* global,
+                                      bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;\n" ::"r"(shared),
+               "l"(global), "r"(valid ? 8 : 0)
+               : "memory");
+}
+
 __device__ __forceinline__ void copy_commit() {
   asm volatile("cp.async.commit_group;\n" ::: "memory");
 }
