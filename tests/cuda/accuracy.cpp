@@ -204,3 +204,22 @@ TEST_CASE("the fastest kernels on many sequences", "[accuracy][fast]") {
         check(s, d, path::best, 5e-3, 1e-2);
       }
 }
+
+TEST_CASE("the fastest content gate at any rank and window",
+          "[accuracy][fast]") {
+  std::uint64_t seed = 900;
+  for (const int rank : {4, 16, 20, 100})
+    for (const int window : {64, 192})
+      for (const int B : {1, 67}) {
+        sizes s;
+        s.fam = family::carve;
+        s.K = seed % 3 == 0 ? 64 : 128;
+        s.V = seed % 5 == 0 ? 64 : 128;
+        s.B = B;
+        s.T = B == 1 ? 700 : 260;
+        s.rank = rank;
+        s.window = window;
+        s.seed = seed++;
+        check(s, draw::easy, path::best, 5e-3, 1e-2);
+      }
+}
