@@ -130,14 +130,14 @@ __device__ __forceinline__ void gate_chunks(const problem& p,
   gate_type gate;
   gate.start(p, span, head, memory, at.blocks, Which * group + thread);
   if (length == 0) return;
-  if constexpr (loads) {
-    load_keys(0);
-    sync_group<group>(gate_barriers::first);
-    load_rest(0);
-  }
-  if constexpr (loads) gate.fetch(p, span, 0, at.logits);
-  constexpr int walkers = V / 64;
   using barriers = gate_barriers;
+  constexpr int walkers = V / 64;
+  if constexpr (loads) {
+    load_keys(0);  // waits until the chunk is prepared,
+    sync_group<group>(barriers::first);
+    load_rest(0);  // another thread, not
+    gate.fetch(p, span, 0, at.logits);
+  }
   int left = 1;  // tokens of the window
 #pragma unroll 1
   for (int n = 0; n * chunk < length; ++n) {
@@ -155,8 +155,7 @@ __device__ __forceinline__ void gate_chunks(const problem& p,
     barrier_wait(at.keyed + 8 * stage, (n >> 1) & 1);
     barrier_wait(at.logits, n & 1);
     const auto pieces = gate.take(0);
-    if constexpr (loads)
-      if (more) load_keys(n + 1);
+    if (loads && more) load_keys(n + 1);
     bool apart = false;
     if constexpr (Which == 0) {
       const uint4 x = read16(numbers + part::apart);
@@ -174,9 +173,9 @@ __device__ __forceinline__ void gate_chunks(const problem& p,
     gate.apply(block, pieces, shifts);
     fence_async_proxy();
     sync_group<gate_type::threads>(barriers::all);
-    if constexpr (loads) {
-      if (more) load_rest(n + 1);
-      if (more) gate.fetch(p, span, (n + 1) * chunk, at.logits);
+    if (loads && more) {
+      load_rest(n + 1);
+      gate.fetch(p, span, (n + 1) * chunk, at.logits);
     }
     if constexpr (Which == 0) {
       constexpr int threads = barriers::stage_threads<walkers>;
