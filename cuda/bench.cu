@@ -190,13 +190,13 @@ status workspace_of(const case_data& c, direction way, route how,
                     std::size_t* bytes) {
   const path via = how == route::general ? path::general : path::best;
   *bytes = 0;
-  if (way == direction::decode) return {};
-  if (way == direction::backward) return backward_workspace(c.p, bytes, via);
   if (how == route::columnwise) {
-    if (!forward_columnwise_supports(c.p))
+    if (way != direction::forward || !forward_columnwise_supports(c.p))
       return {unsupported, "no columnwise kernel for this problem"};
     return forward_columnwise_workspace(c.p, bytes);
   }
+  if (way == direction::decode) return {};
+  if (way == direction::backward) return backward_workspace(c.p, bytes, via);
   return forward_workspace(c.p, bytes, via);
 }
 
