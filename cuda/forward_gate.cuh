@@ -236,11 +236,11 @@ struct content_gate {
       shift += __shfl_xor_sync(~0u, shift, d);
     if (lane < channels)
       write4(at + memory::shift + (thread / 32 * channels + lane) * 4, shift);
-    const float mine_of = power(shift);
+    const float power_of = power(shift);
     shifts s;
 #pragma unroll
     for (int e = 0; e < 8; ++e)
-      s.y[e] = __shfl_sync(~0u, mine_of, lane / step * 8 + e);
+      s.y[e] = __shfl_sync(~0u, power_of, lane / step * 8 + e);
     return s;
   }
   /// sum += w times four numbers in shared memory.

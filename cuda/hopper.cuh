@@ -69,10 +69,6 @@ __device__ __forceinline__ void write8(std::uint32_t address, std::uint32_t x,
                "r"(y)
                : "memory");
 }
-__device__ __forceinline__ void write2(std::uint32_t address, float x) {
-  const std::uint16_t h = __half_as_ushort(__float2half_rn(x));
-  asm volatile("st.shared.u16 [%0], %1;\n" ::"r"(address), "h"(h) : "memory");
-}
 
 // ---- asynchronous copies ----
 
@@ -426,12 +422,6 @@ __device__ __forceinline__ float min_nan(float x, float y) {
   float z;
   asm("min.NaN.f32 %0, %1, %2;\n" : "=f"(z) : "f"(x), "f"(y));
   return z;
-}
-
-__device__ __forceinline__ float tanh_fast(float x) {
-  float y;
-  asm("tanh.approx.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-  return y;
 }
 
 __device__ __forceinline__ float reciprocal(float x) {

@@ -110,7 +110,10 @@ struct status {
 /// The fast ones need finite log decays and hold what a token writes (u), the
 /// tail keys and, of the backward, the states in fp16: |u|, |k| and there |q|
 /// and |S| must stay below 65504; beyond, infinities come out, never a silent
-/// clip.  The general ones compute in fp32 throughout.
+/// clip.  carve: the erase logits and what the content adds to them must each
+/// stay within 80; the fast forward makes their exponentials apart, so beyond
+/// that a gate may end at 0 or 1 where the two cancel.  The general ones
+/// compute in fp32 throughout.
 enum class path : int { best, general };
 
 /// Bytes of workspace that `forward` needs for this problem.
