@@ -15,6 +15,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "carve/cuda.hpp"
@@ -403,18 +404,27 @@ __global__ void __launch_bounds__(
   const std::uint32_t numbers = block + memory::numbers;
   const int barrier = 1 + role;
   preparation<In, K, Decay, Erase> prepare;
-  for (int slot = preparer / p.HV; slot < slots; slot += lanes) {
-    // The sequence of this slot: the last one that starts at or before it.
-    int low = 0, high = p.N;
+  // The sequence and chunk that are i-th in turn.
+  struct turn {
+    int sequence, chunk;
+  };
+  const auto find = [&](int i) {
+    if (p.cu_seqlens == nullptr) return turn{i % p.N, i / p.N};
+    int low = 0, high = p.N;  // the last sequence that starts at or before it
     while (high - low > 1) {
       const int middle = (low + high) / 2;
-      if (first_block(p, middle) <= slot)
+      if (first_block(p, middle) <= i)
         low = middle;
       else
         high = middle;
     }
-    const sequence_span span = span_of(p.cu_seqlens, p.T, low);
-    const int first = (slot - first_block(p, low)) * chunk;
+    return turn{low, i - first_block(p, low)};
+  };
+  for (int i = preparer / p.HV; i < slots; i += lanes) {
+    const turn now = find(i);
+    const int slot = first_block(p, now.sequence) + now.chunk;
+    const sequence_span span = span_of(p.cu_seqlens, p.T, now.sequence);
+    const int first = now.chunk * chunk;
     if (first >= span.length) continue;
     prepare.start(p, span, head, first, block + memory::own, barrier, thread);
     prepare.fetch(p, block);
@@ -476,7 +486,10 @@ status launch(const problem& p, const outputs& out, char* workspace,
   // Walkers wait for preparers and fill a multiprocessor each, so some must
   // be left over.
   using layout = split_layout<K, V, Decay, Erase, Write>;
-  const int lanes = layout::prepare::count * (processors - walkers) / p.HV;
+  // More preparers than the walkers need get in their way.
+  constexpr int enough = 7;
+  const int lanes = std::min(
+      layout::prepare::count * (processors - walkers) / p.HV, enough * p.N);
   if (split(p) && lanes >= 1) {
     const int slots = static_cast<int>(slots_of(p));
     int* flags = reinterpret_cast<int*>(workspace +
