@@ -2,10 +2,14 @@
 //
 // The erase gate of a window depends on the mean output of the window before,
 //   b = sigmoid(x + W_up W_down m),
-// so what depends on it, the erase keys' gate, their couplings L and
-// T = (I + L)^-1, is on the chain from chunk to chunk.  That is done here; the
-// walking warpgroups meanwhile finish the state and the outputs of the chunk
-// before.
+// so the erase keys' gate and their couplings L are on the chain from chunk to
+// chunk.  They are made here, and T = (I + L)^-1; the walking warpgroups
+// meanwhile finish the state and the outputs of the chunk before.
+//
+// The sum of a chunk's outputs is S^T sum(q) + U^T sum(P), where sum is over
+// tokens.  With U = T R it is
+//   S^T sum(q) + R^T z,  z = T^T sum(P),
+// and z needs only T's diagonal blocks, so it is there long before T and U.
 #pragma once
 
 #include "forward_prepare.cuh"
@@ -14,31 +18,71 @@ namespace carve::cuda::forward_chunks {
 
 constexpr int largest_rank = 128;
 
-/// Named barriers between the gate's warpgroups (`all`, and the first alone)
-/// and between them and the walkers, who wake sooner so than by an mbarrier: of
-/// a stage, its erase keys have their gate and L is made; T is there; and the
-/// sums of the window's outputs are known.
+/// Named barriers among the warpgroups that gate (`gated`: the keys of a chunk
+/// have their gate), with the one that leads them (`moved`: the shifts of the
+/// logits are there), of one alone (`first` makes T, `leader`), and between
+/// them and the walkers, who wake sooner so than by an mbarrier: of a stage,
+/// its erase keys have their gate and L is made; z is there; T is there; and,
+/// within a block, the sums of the window's outputs are known.  (The walkers
+/// are at most a chunk behind, so what a stage has may be told of two.)
 struct gate_barriers {
-  static constexpr int all = 4, first = 5;
-  static constexpr int coupled = 6, inverted = 8, known = 10;
+  static constexpr int gated = 4, first = 5, leader = 11, moved = 12;
+  static constexpr int coupled = 6, inverted = 8, known = 10, solved = 13;
   template <int Walkers>
-  static constexpr int stage_threads = group*(Walkers + 1);
-  template <int Walkers, int Groups>
-  static constexpr int known_threads = group*(Walkers + Groups);
+  static constexpr int walker_threads = group*(Walkers + 1);
+  template <int Walkers>
+  static constexpr int solver_threads = group* Walkers + 32;
 };
 
 /// Shared memory of the gate: the logits of a chunk (tiles), scratch of
-/// `invert`, the sums of a window's outputs (but for their scale), W_down times
-/// the mean and -log2(e) times the shift of the logits.
-template <int K, int V>
+/// `invert`, the sums of the outputs (but for their scale) of `Windows`
+/// windows, W_down times the mean and, when that is used, z of two chunks, e to
+/// minus the shift of the logits, the unit of what z is made of and some blocks
+/// for that (block()).
+template <int K, int V, int Windows>
 struct gate_memory {
   static constexpr int logits = 0;
-  static constexpr int lower = K / 64 * tile_bytes;
-  static constexpr int sums = lower + 4 * invert_bytes;
-  static constexpr int inner = sums + V * 4;
+  static constexpr int scratch = K / 64 * tile_bytes;
+  static constexpr int sums = scratch + 4 * invert_bytes;
+  static constexpr int inner = sums + Windows * V * 4;
+  static constexpr int solution = inner;
   static constexpr int shift = inner + largest_rank * 4;
-  static constexpr int bytes = shift + K * 4;
+  static constexpr int unit = shift + K * 4;
+  static constexpr int blocks = unit + 16;
+  static constexpr int block_bytes = 512;
+  static constexpr int bytes = blocks + 3 * block_bytes;
+  /// Where block (w, k) of -T_ww L is kept, 16 x 16, fp16, k < w, as two
+  /// columns of pieces: the first of each warp in its scratch, which it has
+  /// done with.
+  __device__ static constexpr int block(int w, int k) {
+    return k == 0 ? scratch + w * invert_bytes
+                  : blocks + (w == 2 ? 0 : k) * block_bytes;
+  }
 };
+
+/// Copies a chunk's logits to global memory as tiles (rows past the end become
+/// zeros), by one warpgroup.
+template <int K>
+__device__ __forceinline__ void copy_logits(const problem& p,
+                                            const sequence_span& span, int head,
+                                            int first, char* to, int thread) {
+  constexpr int pieces = K / 8, rows = group / pieces;
+  const int row = thread / pieces, piece = thread % pieces;
+  const char* from =
+      static_cast<const char*>(p.b.data) +
+      offset(p.b, span.batch, span.first + first + row, head) * 2 + piece * 16;
+  uint4 x[chunk / rows];
+#pragma unroll
+  for (int m = 0; m < chunk / rows; ++m) {
+    x[m] = make_uint4(0, 0, 0, 0);
+    if (first + row + m * rows < span.length)
+      x[m] = *reinterpret_cast<const uint4*>(from + m * rows * 2 * p.b.token);
+  }
+  to += piece / 8 * tile_bytes + swizzled(row, piece % 8);
+#pragma unroll
+  for (int m = 0; m < chunk / rows; ++m)
+    *reinterpret_cast<uint4*>(to + m * rows * 128) = x[m];
+}
 
 /// 2^x, finite and not zero, so that it multiplies with infinity or zero.
 __device__ __forceinline__ float power(float x) {
@@ -50,42 +94,36 @@ __device__ __forceinline__ float sigmoid(float x, float y) {
 }
 
 /// One thread's part in gating the chunks of one head, in order, by `Groups`
-/// warpgroups.  A warp gates some channels of all rows, so that it finds what
-/// it needs of the shift of the logits alone; the first warpgroup makes T.
+/// warpgroups, of which the first makes T.  One warpgroup, the leader, brings
+/// the logits and finds their shifts; it is the only one, or none of two.
 template <class In, int K, int V, int Groups>
 struct content_gate {
   using part = prepared<K, axis::content>;
-  using memory = gate_memory<K, V>;
+  using memory = gate_memory<K, V, Groups>;
+  static constexpr int walkers = Groups == 1 ? V / 64 : 1;  // of the block
   static constexpr int threads = Groups * group;
   static constexpr int channels = K / (threads / 32);  // of a warp
   static constexpr int step = 256 / channels;          // rows at a time
   static constexpr int count = chunk / step;           // of a thread's pieces
   static constexpr int batch =
-      Groups == 1 || count < 4 ? 2 : 4;                // held at a time
-  static constexpr int ranks = 16;                     // taken at a time
-  static constexpr int lanes = threads / ranks;        // of a row of W_down
-  static constexpr int depth = ranks * channels / 32;  // of a lane, of W_up
+      Groups == 1 || count < 4 ? 2 : 4;            // held at a time
+  static constexpr int ranks = 16;                 // taken at a time
+  static constexpr int lanes = group / ranks;      // of a row of W_down
+  static constexpr int depth = ranks * K / group;  // of a lane, of W_up
 
   std::uint32_t moved;  // where the thread's first piece lies in tiles
   float mean;           // of the sum
   int length, head;
   std::uint32_t at;        // gate_memory
-  int thread, warp, lane;  // warp: of the warpgroup
+  int thread, warp, lane;  // thread: of all; warp: of the warpgroup
 
-  // The thread's rows and pieces: `row()` + m * step, piece `piece()`.
-  __device__ int row() const { return lane % step; }
+  // The thread's pieces are of rows lane % step + m * step.
   __device__ int piece() const {
     return thread / 32 * (channels / 8) + lane / step;
   }
 
-  __device__ std::uint32_t place(int piece) const {
-    return piece / 8 * tile_bytes + swizzled(row(), piece % 8);
-  }
-
-  /// `blocks`: the two stages, whose T is cleared above the diagonal.
   __device__ void start(const problem& p, const sequence_span& span,
-                        int of_head, std::uint32_t address,
-                        std::uint32_t blocks, int of_all) {
+                        int of_head, std::uint32_t address, int of_all) {
     thread = of_all;
     warp = __shfl_sync(~0u, thread / 32 % 4, 0);
     lane = thread % 32;
@@ -93,55 +131,73 @@ struct content_gate {
     head = of_head;
     length = static_cast<int>(span.length);
     mean = p.scale / static_cast<float>(p.window);
-    moved = place(piece());
-    if (thread < group)
-      for (int s = 0; s < 2; ++s)
-        clear_above(blocks + s * part::tiles + part::inverse, warp, lane);
-    if (thread < K) write4(at + memory::shift + thread * 4, 0.f);
-    sync_group<threads>(gate_barriers::all);
+    moved = piece() / 8 * tile_bytes + swizzled(lane % step, piece() % 8);
+  }
+
+  /// T of the two stages stays zero above the diagonal, by the first warpgroup.
+  __device__ void clear(std::uint32_t blocks) const {
+    for (int s = 0; s < 2; ++s)
+      clear_above(blocks + s * part::tiles + part::inverse, warp, lane);
+  }
+  /// The shifts are zero in the first window.
+  __device__ void clear_shifts() const {
+    if (own() < K) write4(at + memory::shift + own() * 4, 1.f);
   }
 
   /// Starts the loads of a chunk's logits (rows past the end become zeros), by
-  /// the last warpgroup for all; they arrive at `landed`.
+  /// one warpgroup; they arrive at `landed`.
   __device__ void fetch(const problem& p, const sequence_span& span, int first,
                         std::uint32_t landed) const {
+    constexpr int pieces = K / 8, rows = group / pieces;
+    const int piece = own() % pieces;
+    int row = own() / pieces;
+    const std::uint32_t to =
+        at + memory::logits + piece / 8 * tile_bytes + swizzled(row, piece % 8);
+    const char* from =
+        static_cast<const char*>(p.b.data) +
+        offset(p.b, span.batch, span.first + first + row, head) * 2 +
+        piece * 16;
 #pragma unroll
-    for (int g = 0; g < Groups; ++g) {
-      const int mine = piece() - g * K / 8 / Groups;
-      const std::uint32_t to = at + memory::logits + place(mine);
-      const char* from =
-          static_cast<const char*>(p.b.data) +
-          offset(p.b, span.batch, span.first + first + row(), head) * 2 +
-          mine * 16;
-#pragma unroll
-      for (int m = 0; m < count; ++m) {
-        const bool valid = first + row() + m * step < length;
-        copy_async_16(to + m * step * 128,
-                      valid ? from : static_cast<const char*>(p.b.data), valid);
-        from += step * 2 * p.b.token;
-      }
+    for (int m = 0; m < chunk / rows; ++m) {
+      const bool valid = first + row < length;
+      copy_async_16(to + m * rows * 128,
+                    valid ? from : static_cast<const char*>(p.b.data), valid);
+      from += rows * 2 * p.b.token;
+      row += rows;
     }
     copy_async_arrive(landed);
   }
 
-  /// e to minus some pieces of the logits, made ahead.
+  /// e to minus some pieces of the logits and, of more than one warpgroup, the
+  /// erase keys that the gate is for, taken ahead.
   struct pieces {
-    float x[batch][8];
+    float x[batch][8], key[batch][8];
   };
-  __device__ pieces take(int from) const {
-    pieces y;
+  __device__ static void read_piece(float (&to)[8], std::uint32_t from) {
+    const uint4 x = read16(from);
+    const std::uint32_t w[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const float2 z = unpack<In>(w[e]);
+      to[2 * e] = z.x;
+      to[2 * e + 1] = z.y;
+    }
+  }
+  __device__ void take_keys(pieces& y, std::uint32_t block, int from) const {
+#pragma unroll
+    for (int m = 0; m < batch; ++m)
+      read_piece(y.key[m],
+                 block + part::erase_keys + moved + (from + m) * step * 128);
+  }
+  __device__ pieces take(std::uint32_t block, int from) const {
+    pieces y = {};
 #pragma unroll
     for (int m = 0; m < batch; ++m) {
-      const uint4 x =
-          read16(at + memory::logits + moved + (from + m) * step * 128);
-      const std::uint32_t w[4] = {x.x, x.y, x.z, x.w};
+      read_piece(y.x[m], at + memory::logits + moved + (from + m) * step * 128);
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const float2 z = unpack<In>(w[e]);
-        y.x[m][2 * e] = exp2_fast(z.x * -log2e);
-        y.x[m][2 * e + 1] = exp2_fast(z.y * -log2e);
-      }
+      for (int e = 0; e < 8; ++e) y.x[m][e] = exp2_fast(y.x[m][e] * -log2e);
     }
+    if constexpr (Groups > 1) take_keys(y, block, from);
     return y;
   }
 
@@ -150,38 +206,41 @@ struct content_gate {
   struct shifts {
     float y[8];
   };
-  /// As they were for the chunk before.
-  __device__ shifts same() const {
+  __device__ shifts current() const {
     shifts s;
-    const std::uint32_t from =
-        at + memory::shift + (thread / 32 * channels + lane / step * 8) * 4;
+    const std::uint32_t from = at + memory::shift + piece() * 32;
 #pragma unroll
     for (int e = 0; e < 8; e += 4) {
       const uint4 y = read16(from + e * 4);
-      s.y[e] = power(__uint_as_float(y.x));
-      s.y[e + 1] = power(__uint_as_float(y.y));
-      s.y[e + 2] = power(__uint_as_float(y.z));
-      s.y[e + 3] = power(__uint_as_float(y.w));
+      s.y[e] = __uint_as_float(y.x);
+      s.y[e + 1] = __uint_as_float(y.y);
+      s.y[e + 2] = __uint_as_float(y.z);
+      s.y[e + 3] = __uint_as_float(y.w);
     }
     return s;
   }
 
   /// A lane's part of row r of W_down and, from column r on, of its channel's
-  /// row of W_up; zero beyond the rank.
+  /// row of W_up; zero beyond the rank.  By the leader.
   static constexpr int downs = V / lanes / 4, ups = depth / 4;
+  __device__ int own() const { return thread % group; }
   __device__ float4 down(const problem& p, int r, int j) const {
-    r += thread / lanes;
+    r += own() / lanes;
     if (r >= p.rank) return make_float4(0, 0, 0, 0);
     return reinterpret_cast<const float4*>(
         p.w_down + (static_cast<std::int64_t>(head) * p.rank + r) *
-                       V)[thread % lanes + j * lanes];
+                       V)[own() % lanes + j * lanes];
+  }
+  static constexpr int moved_channels = K / 4;  // by a warp
+  __device__ int moved_channel() const {
+    return warp * moved_channels + lane % moved_channels;
   }
   __device__ float4 up(const problem& p, int r, int j) const {
-    r += lane / channels * depth + 4 * j;
+    r += lane / moved_channels * depth + 4 * j;
     if (r >= p.rank) return make_float4(0, 0, 0, 0);
-    const int channel = thread / 32 * channels + lane % channels;
     return *reinterpret_cast<const float4*>(
-        p.w_up + (static_cast<std::int64_t>(head) * K + channel) * p.rank + r);
+        p.w_up +
+        (static_cast<std::int64_t>(head) * K + moved_channel()) * p.rank + r);
   }
   /// Those of the first ranks.
   struct weights {
@@ -196,52 +255,50 @@ struct content_gate {
     return w;
   }
 
-  /// Moves the shifts to W_up W_down m.  `w` was loaded before the mean was
-  /// waited for; what is beyond is not held, to spare registers.
-  __device__ shifts move(const problem& p, const weights& w) const {
-    const std::uint32_t sums = at + memory::sums + thread % lanes * 16;
+  /// Moves the shifts to W_up W_down m, of the sums in place `which`, by the
+  /// leader.  `w` was loaded before the mean was waited for; what is beyond is
+  /// not held, to spare registers.
+  __device__ void move(const problem& p, const weights& w, int which) const {
+    const std::uint32_t sums =
+        at + memory::sums + which * V * 4 + own() % lanes * 16;
     const std::uint32_t inner = at + memory::inner;
     const auto project = [&](int r, float4 total) {
       float x = mean * ((total.x + total.y) + (total.z + total.w));
 #pragma unroll
       for (int d = lanes / 2; d > 0; d /= 2) x += __shfl_xor_sync(~0u, x, d);
-      if (thread % lanes == 0) write4(inner + (r + thread / lanes) * 4, x);
+      if (own() % lanes == 0) write4(inner + (r + own() / lanes) * 4, x);
     };
     float4 total = make_float4(0, 0, 0, 0);
 #pragma unroll
     for (int j = 0; j < downs; ++j)
       multiply_add(total, w.down[j], sums + j * lanes * 16);
     project(0, total);
+    if (p.rank > ranks) [[unlikely]]
 #pragma unroll 1
-    for (int r = ranks; r < p.rank; r += ranks) {
-      total = make_float4(0, 0, 0, 0);
+      for (int r = ranks; r < p.rank; r += ranks) {
+        total = make_float4(0, 0, 0, 0);
 #pragma unroll 1
-      for (int j = 0; j < downs; ++j)
-        multiply_add(total, down(p, r, j), sums + j * lanes * 16);
-      project(r, total);
-    }
-    sync_group<threads>(gate_barriers::all);
-    const std::uint32_t mine = inner + lane / channels * depth * 4;
+        for (int j = 0; j < downs; ++j)
+          multiply_add(total, down(p, r, j), sums + j * lanes * 16);
+        project(r, total);
+      }
+    sync_group<group>(gate_barriers::leader);
+    const std::uint32_t mine = inner + lane / moved_channels * depth * 4;
     total = make_float4(0, 0, 0, 0);
 #pragma unroll
     for (int j = 0; j < ups; ++j) multiply_add(total, w.up[j], mine + j * 16);
+    if (p.rank > ranks) [[unlikely]]
 #pragma unroll 1
-    for (int r = ranks; r < p.rank; r += ranks)
+      for (int r = ranks; r < p.rank; r += ranks)
 #pragma unroll 1
-      for (int j = 0; j < ups; ++j)
-        multiply_add(total, up(p, r, j), mine + r * 4 + j * 16);
-    float shift = -log2e * ((total.x + total.y) + (total.z + total.w));
+        for (int j = 0; j < ups; ++j)
+          multiply_add(total, up(p, r, j), mine + r * 4 + j * 16);
+    float shift = (total.x + total.y) + (total.z + total.w);
 #pragma unroll
-    for (int d = channels; d < 32; d *= 2)
+    for (int d = moved_channels; d < 32; d *= 2)
       shift += __shfl_xor_sync(~0u, shift, d);
-    if (lane < channels)
-      write4(at + memory::shift + (thread / 32 * channels + lane) * 4, shift);
-    const float power_of = power(shift);
-    shifts s;
-#pragma unroll
-    for (int e = 0; e < 8; ++e)
-      s.y[e] = __shfl_sync(~0u, power_of, lane / step * 8 + e);
-    return s;
+    if (lane < moved_channels)
+      write4(at + memory::shift + moved_channel() * 4, power(-log2e * shift));
   }
   /// sum += w times four numbers in shared memory.
   __device__ static void multiply_add(float4& sum, float4 w,
@@ -256,53 +313,43 @@ struct content_gate {
   /// Puts the gate on the thread's pieces of the erase keys of a chunk.
   __device__ __forceinline__ void apply(std::uint32_t block, pieces y,
                                         const shifts& s) const {
-    const std::uint32_t to = block + part::erase_keys + moved;
 #pragma unroll
     for (int from = 0; from < count; from += batch) {
-      uint4 keys[batch];
-#pragma unroll
-      for (int m = 0; m < batch; ++m)
-        keys[m] = read16(to + (from + m) * step * 128);
+      if constexpr (Groups == 1) take_keys(y, block, from);
       pieces next = {};
-      if (from + batch < count) next = take(from + batch);
+      if (from + batch < count) next = take(block, from + batch);
 #pragma unroll
       for (int m = 0; m < batch; ++m) {
-        const std::uint32_t k[4] = {keys[m].x, keys[m].y, keys[m].z, keys[m].w};
         std::uint32_t r[4];
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const float2 f = unpack<In>(k[e]);
-          const float b0 = sigmoid(y.x[m][2 * e], s.y[2 * e]);
-          const float b1 = sigmoid(y.x[m][2 * e + 1], s.y[2 * e + 1]);
-          r[e] = pack<In>(b0 * f.x, b1 * f.y);
-        }
-        write16(to + (from + m) * step * 128,
+        for (int e = 0; e < 8; e += 2)
+          r[e / 2] =
+              pack<In>(sigmoid(y.x[m][e], s.y[e]) * y.key[m][e],
+                       sigmoid(y.x[m][e + 1], s.y[e + 1]) * y.key[m][e + 1]);
+        write16(block + part::erase_keys + moved + (from + m) * step * 128,
                 make_uint4(r[0], r[1], r[2], r[3]));
       }
       y = next;
     }
   }
 
-  /// T of a chunk whose erase keys have their gate, by the first warpgroup.
-  /// `apart`: some channels were left out of the products.  `coupled` runs when
-  /// these have left the tensor cores.
+  /// L of a chunk whose erase keys have their gate, by the first warpgroup.
+  /// `coupled` runs when the products have left the tensor cores.
   template <class Coupled>
-  __device__ __forceinline__ void couple(const problem& p,
+  __device__ __forceinline__ void couple(float (&l)[32], const problem& p,
                                          const sequence_span& span, int first,
                                          std::uint32_t block,
-                                         std::uint32_t numbers, bool apart,
+                                         std::uint32_t numbers,
                                          Coupled&& coupled) const {
-    float l[32];
     product_fence();
     multiply_tiles<In, K>(l, block + part::erase_keys, block + part::keys);
     product_commit();
+    if (warp == 0) scale_sums(numbers);
+    const uint4 x = read16(numbers + part::apart);
     product_wait<0>();
     pin(l);
-    // Read before the keys' place is given free.
-    uint4 x = make_uint4(0, 0, 0, 0);
-    if (apart) x = read16(numbers + part::apart);
     coupled();
-    if (apart) {
+    if ((x.x | x.y | x.z | x.w) != 0) [[unlikely]] {
       const std::uint32_t words[4] = {x.x, x.y, x.z, x.w};
       const int key_head = head / (p.HV / p.H);
       couple_exactly<K, true, false>(words, warp, lane, l, l, [&](int channel) {
@@ -321,13 +368,103 @@ struct content_gate {
               to_float(static_cast<const In*>(p.k.data)[in(p.k, key_head)]);
           const float logit =
               to_float(static_cast<const In*>(p.b.data)[in(p.b, head)]);
-          y.erase[j] = sigmoid(exp2_fast(logit * -log2e), power(shift));
+          y.erase[j] = sigmoid(exp2_fast(logit * -log2e), shift);
         }
         return y;
       });
     }
-    invert(l, block + part::inverse, at + memory::lower, warp, lane,
-           gate_barriers::first, [] {});
+  }
+
+  /// T of L, by the first warpgroup, and on the way z.
+  __device__ __forceinline__ void make_inverse(const float (&l)[32],
+                                               std::uint32_t block,
+                                               std::uint32_t numbers,
+                                               int stage) const {
+    const auto keep = [&](const float(&left)[3][2][4]) {
+#pragma unroll
+      for (int k = 0; k < 3; ++k) {
+        if (k >= warp) continue;
+        std::uint32_t a[4];
+        pack_block(a, left[k], -1.f);
+        store_matrices(at + memory::block(warp, k) + lane * 16, a[0], a[1],
+                       a[2], a[3]);
+      }
+    };
+    const auto meanwhile = [&] {
+      if (warp != 0) return;
+      solve(block, numbers, at + memory::solution + stage * chunk * 4);
+      arrive_group<gate_barriers::solver_threads<walkers>>(
+          gate_barriers::solved + stage);
+    };
+    invert(l, block + part::inverse, at + memory::scratch, warp, lane,
+           gate_barriers::first, keep, meanwhile);
+  }
+
+  /// Divides sum(P) by a power of two near its largest, by one warp.
+  __device__ void scale_sums(std::uint32_t numbers) const {
+    const std::uint32_t mine = numbers + part::products_sum + lane * 8;
+    const float2 s = as_float2(read8(mine));
+    float peak = max_nan(fabsf(s.x), fabsf(s.y));
+#pragma unroll
+    for (int d = 1; d < 32; d *= 2)
+      peak = max_nan(peak, __shfl_xor_sync(~0u, peak, d));
+    const std::uint32_t exponent = __float_as_uint(peak) & 0x7F800000u;
+    const float inverse = __uint_as_float(0x7F000000u - exponent);
+    write8(mine, __float_as_uint(s.x * inverse),
+           __float_as_uint(s.y * inverse));
+    if (lane == 0) write4(at + memory::unit, __uint_as_float(exponent));
+  }
+
+  /// z = T^T s, written at `to`, by the first warp.  With y = s - (T_ww L)^T y,
+  /// blocks of 16 from the last to the first, it is z_w = T_ww^T y_w.  The
+  /// products are those of mma: lane 4i + c has of a vector's block the numbers
+  /// i and i + 8, each as two that add up to it, the products of fp16's part of
+  /// y and of what that leaves.
+  __device__ __forceinline__ void solve(std::uint32_t block,
+                                        std::uint32_t numbers,
+                                        std::uint32_t to) const {
+    const int row = (lane & 7) + 8 * (lane >> 4), piece = lane >> 3 & 1;
+    std::uint32_t m[3][3][4], t[4][4];
+    float y[4][4];
+#pragma unroll
+    for (int w = 3; w >= 0; --w) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        y[w][2 * e] = read4(numbers + part::products_sum +
+                            (16 * w + 8 * e + lane / 4) * 4);
+        y[w][2 * e + 1] = 0;
+      }
+#pragma unroll
+      for (int k = 0; k < w; ++k)
+        load_matrices_transposed(
+            m[w - 1][k], at + memory::block(w, k) + piece * 256 + row * 16);
+      load_matrices_transposed(
+          t[w], block + part::inverse + swizzled(16 * w + row, 2 * w + piece));
+    }
+    const float unit = read4(at + memory::unit);
+#pragma unroll
+    for (int w = 3; w >= 0; --w) {
+      const float low = y[w][0] + y[w][1], high = y[w][2] + y[w][3];
+      const int from = lane % 4 * 8;
+      std::uint32_t b[2];
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const float y0 = __shfl_sync(~0u, e ? high : low, from);
+        const float y1 = __shfl_sync(~0u, e ? high : low, from + 4);
+        b[e] = pack<__half>(y0, y1);
+        const float2 near = unpack<__half>(b[e]);
+        if (lane & 4) b[e] = pack<__half>(y0 - near.x, y1 - near.y);
+      }
+#pragma unroll
+      for (int k = 0; k < w; ++k) mma_16<__half>(y[k], m[w - 1][k], b[0], b[1]);
+      float z[4] = {};
+      mma_16<__half>(z, t[w], b[0], b[1]);
+#pragma unroll
+      for (int e = 0; e < 2; ++e)
+        if (lane % 4 == 0)
+          write4(to + (16 * w + 8 * e + lane / 4) * 4,
+                 unit * (z[2 * e] + z[2 * e + 1]));
+    }
   }
 };
 

@@ -10,7 +10,8 @@
 // With many sequences and heads both run side by side in one block
 // (fused_kernel).  With few, some blocks walk and all others prepare chunks for
 // them, through global memory (split_kernel).  With a content gate (family
-// carve) what the gate touches is done between the two (forward_gate.cuh).
+// carve) what the gate touches is done between the two (forward_gate.cuh), and
+// the walking blocks of a head are a cluster.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -41,29 +42,30 @@ __device__ __forceinline__ std::uint32_t tiles_address() {
 
 constexpr int round_up(int x, int to) { return (x + to - 1) / to * to; }
 
-/// Shared memory of a block that walks, and in `Fused` prepares as well:
-/// offsets from its start.  `Walkers` warpgroups, `Stages` prepared chunks.
+/// A block that walks, and in `Fused` prepares as well: its warpgroups, and
+/// where things lie in its shared memory, as offsets from its start.
 template <int K, int V, axis Decay, axis Erase, axis Write, bool Fused>
 struct walk_layout {
   static constexpr bool content = Erase == axis::content;
   using part = prepared<K, Erase>;
-  static constexpr int walkers = Fused || content ? V / 64 : 1;
-  static constexpr int stages = Fused || content ? 2 : 3;
+  // Warpgroups, in this order: `Fused`, those that prepare before those that
+  // gate; otherwise two that gate and one that leads them, or one that loads.
+  static constexpr int walkers = Fused ? V / 64 : 1;
+  static constexpr int preparing = Fused ? preparers<Decay, Erase> : 0;
+  static constexpr int others = Fused ? content : content ? 3 : 1;
+  static constexpr int groups = walkers + preparing + others;
+  static constexpr int stages = stages_of<Decay, Erase, !Fused>;
   static constexpr int blocks = 0;
   static constexpr int values = blocks + stages * part::tiles;
   static constexpr int own =
-      values + walkers * values_bytes<Erase, Write, !Fused>;
+      values + walkers * values_bytes<Decay, Erase, Write, !Fused>;
   static constexpr int gate =
-      own + (Fused ? scratch<K, Decay, content>::bytes : 0);
-  // Of a fused block the third warpgroup prepares, others may gate; of another
-  // all that do not walk gate or load.
-  static constexpr int gaters = !content ? 0 : Fused ? 1 : 2;
-  static constexpr int groups = walkers + gaters + (Fused || !content ? 1 : 0);
-  using memory = gate_memory<K, V>;
+      own + preparing * scratch<K, Decay, content>::bytes;
+  using memory = gate_memory<K, V, Fused ? 1 : 2>;
   static constexpr int numbers = gate + (content ? memory::bytes : 0);
   static constexpr int barriers = numbers + stages * part::numbers;
   static constexpr int bytes =
-      barriers + 8 * (content ? 4 * stages + 1 : 2 * stages);
+      barriers + 8 * (content ? 4 * stages + 4 : 2 * stages);
   static_assert(bytes <= 232448);
 
   __device__ static walk_shared at(std::uint32_t base) {
@@ -71,12 +73,15 @@ struct walk_layout {
     s.blocks = base + blocks;
     s.values = base + values;
     s.sums = base + gate + memory::sums;
+    s.solution = base + gate + memory::solution;
     s.numbers = base + numbers;
     s.ready = base + barriers;
     s.empty = s.ready + 8 * stages;
     s.keyed = Fused ? s.ready : s.empty + 8 * stages;
     s.erased = s.empty + 16 * stages;
     s.logits = s.erased + 8 * stages;
+    s.taken = s.logits + 8;
+    s.known = s.taken + 8;
     return s;
   }
 
@@ -92,7 +97,14 @@ struct walk_layout {
           barrier_init(s.erased + 8 * j, 4 * walkers);
         }
       }
-      if constexpr (content) barrier_init(s.logits, group);
+      if constexpr (content) {
+        barrier_init(s.logits, Fused ? group : 1);
+        barrier_init(s.taken, 2 * group / 32);
+        for (int j = 0; j < 2; ++j) {
+          barrier_init(s.known + 8 * j, 1);
+          if (!Fused) barrier_expect(s.known + 8 * j, V * 4);
+        }
+      }
     }
     fence_async_proxy();
     __syncthreads();
@@ -103,93 +115,141 @@ struct walk_layout {
 /// would have to give all the same and too few.
 template <int Walkers, int Groups>
 struct registers_of {
-  static constexpr int walker = Walkers == 2 ? 176 : 208;
-  static constexpr int other = Groups == 4 ? 80 : Walkers == 2 ? 152 : 144;
   __device__ static void grow() {
-    if constexpr (Groups > 2) grow_registers<walker>();
+    if constexpr (Groups > 2) grow_registers<Walkers == 2 ? 176 : 216>();
   }
   __device__ static void shrink() {
-    if constexpr (Groups > 2) shrink_registers<other>();
+    if constexpr (Groups == 3) shrink_registers<Walkers == 2 ? 152 : 144>();
+    if constexpr (Groups == 4) shrink_registers<Walkers == 2 ? 80 : 96>();
   }
 };
 
-/// Warpgroup `Which` of the `Groups` that gate the chunks of a head for the
-/// walkers, in order: all put the gate on, the first makes T, and the last
-/// calls `load_keys(n)` and later `load_rest(n)`, which start to bring chunk n.
-template <class In, int K, int V, int Groups, int Which, class LoadKeys,
-          class LoadRest>
+/// Warpgroup `which` of the `Groups` that gate the chunks of a head for the
+/// walkers, in order: all put the gate on, the first makes z and T.  A single
+/// one leads as well; two are led by `lead_chunks`.
+template <class In, int K, int V, int Groups>
 __device__ __forceinline__ void gate_chunks(const problem& p,
                                             sequence_span span, int head,
                                             const walk_shared& at,
-                                            std::uint32_t memory, int thread,
-                                            LoadKeys&& load_keys,
-                                            LoadRest&& load_rest) {
+                                            std::uint32_t memory, int which,
+                                            int thread) {
   using part = prepared<K, axis::content>;
   using gate_type = content_gate<In, K, V, Groups>;
-  constexpr bool loads = Which == Groups - 1;
-  const int length = static_cast<int>(span.length);
-  gate_type gate;
-  gate.start(p, span, head, memory, at.blocks, Which * group + thread);
-  if (length == 0) return;
   using barriers = gate_barriers;
-  constexpr int walkers = V / 64;
-  if constexpr (loads) {
-    load_keys(0);  // waits until the chunk is prepared,
-    sync_group<group>(barriers::first);
-    load_rest(0);  // another thread, not
-    gate.fetch(p, span, 0, at.logits);
+  constexpr bool leads = Groups == 1;
+  constexpr int walkers = gate_type::walkers;
+  constexpr int moved_threads = leads ? group : 3 * group;
+  const int length = static_cast<int>(span.length);
+  const bool first = leads || which == 0;
+  gate_type gate;
+  gate.start(p, span, head, memory, which * group + thread);
+  if (first) gate.clear(at.blocks);
+  if constexpr (leads) {
+    gate.clear_shifts();
+    if (length > 0) gate.fetch(p, span, 0, at.logits);
   }
+  sync_group<moved_threads>(barriers::moved);
   int left = 1;  // tokens of the window
 #pragma unroll 1
   for (int n = 0; n * chunk < length; ++n) {
     const int stage = n & 1;
     const std::uint32_t block = at.blocks + stage * part::tiles;
     const std::uint32_t numbers = at.numbers + stage * part::numbers;
-    const bool more = (n + 1) * chunk < length;
     forget(gate.thread);
     forget(gate.lane);
     forget(gate.head);
     forget(span.first);
-    // What does not need the mean is done before it is waited for.
+    // What does not need the mean, or the keys, is done before these are waited
+    // for.
+    const bool moves = left <= 0;
+    if constexpr (!leads) barrier_wait(at.keyed + 8 * stage, (n >> 1) & 1);
     typename gate_type::weights weights = {};
-    if (left <= 0) weights = gate.load(p);
-    barrier_wait(at.keyed + 8 * stage, (n >> 1) & 1);
+    if (leads && moves) weights = gate.load(p);
     barrier_wait(at.logits, n & 1);
-    const auto pieces = gate.take(0);
-    if (loads && more) load_keys(n + 1);
-    bool apart = false;
-    if constexpr (Which == 0) {
-      const uint4 x = read16(numbers + part::apart);
-      apart = (x.x | x.y | x.z | x.w) != 0;
+    const auto pieces = gate.take(block, 0);
+    if (moves) {
+      if constexpr (leads) {
+        sync_group<barriers::walker_threads<walkers>>(barriers::known);
+        gate.move(p, weights, 0);
+      }
+      sync_group<moved_threads>(barriers::moved);
     }
-    typename gate_type::shifts shifts;
-    if (left <= 0) {
-      sync_group<barriers::known_threads<walkers, Groups>>(barriers::known);
-      shifts = gate.move(p, weights);
-    } else {
-      shifts = gate.same();
-    }
+    if constexpr (leads) barrier_wait(at.keyed + 8 * stage, (n >> 1) & 1);
     if (left <= 0 || n == 0) left = p.window;
     left -= chunk;
-    gate.apply(block, pieces, shifts);
+    gate.apply(block, pieces, gate.current());
     fence_async_proxy();
-    sync_group<gate_type::threads>(barriers::all);
-    if (loads && more) {
-      load_rest(n + 1);
+    if (!first) {
+      arrive_group<Groups * group>(barriers::gated);
+      __syncwarp();
+      if (gate.lane == 0) barrier_arrive(at.taken);
+      continue;
+    }
+    sync_group<Groups * group>(barriers::gated);
+    if constexpr (!leads) {
+      if (gate.lane == 0) barrier_arrive(at.taken);
+    } else if ((n + 1) * chunk < length) {
       gate.fetch(p, span, (n + 1) * chunk, at.logits);
     }
-    if constexpr (Which == 0) {
-      constexpr int threads = barriers::stage_threads<walkers>;
-      gate.couple(p, span, n * chunk, block, numbers, apart,
-                  [&] { arrive_group<threads>(barriers::coupled + stage); });
-      fence_async_proxy();
-      arrive_group<threads>(barriers::inverted + stage);
-    }
+    constexpr int threads = barriers::walker_threads<walkers>;
+    float l[32];
+    gate.couple(l, p, span, n * chunk, block, numbers,
+                [&] { arrive_group<threads>(barriers::coupled + stage); });
+    gate.make_inverse(l, block, numbers, stage);
+    fence_async_proxy();
+    arrive_group<threads>(barriers::inverted + stage);
   }
 }
 
-/// All roles in one block: V / 64 walking warpgroups, a preparing one and, with
-/// a content gate, one that gates.
+/// The warpgroup that leads two that gate for one walker: finds the shifts of
+/// the logits; a thread of each of three warps calls `await(n)`, until chunk n
+/// is prepared, and `load_keys(n)`, `load_rest(n)` or `load_logits(n)`, which
+/// bring it.
+template <class In, int K, int V, class Await, class LoadKeys, class LoadRest,
+          class LoadLogits>
+__device__ __forceinline__ void lead_chunks(
+    const problem& p, const sequence_span& span, int head,
+    const walk_shared& at, std::uint32_t memory, int thread, Await&& await,
+    LoadKeys&& load_keys, LoadRest&& load_rest, LoadLogits&& load_logits) {
+  using barriers = gate_barriers;
+  const int length = static_cast<int>(span.length);
+  content_gate<In, K, V, 2> gate;
+  gate.start(p, span, head, memory, thread);
+  gate.clear_shifts();
+  sync_group<3 * group>(barriers::moved);
+  // These wait for the chunk after the one they bring, so that none waits long.
+  const auto load = [&](int n) {
+    if (thread == 32) load_keys(n);
+    if (thread == 64) load_logits(n);
+    if (thread == 96) load_rest(n);
+    if (thread % 32 == 0 && thread > 0 && (n + 1) * chunk < length)
+      await(n + 1);
+  };
+  if (length > 0) {
+    if (thread % 32 == 0 && thread > 0) await(0);
+    load(0);
+  }
+  const auto weights = gate.load(p);
+  int left = 1, window = 0;  // tokens of the window, and whose sums come next
+#pragma unroll 1
+  for (int n = 0; n * chunk < length; ++n) {
+    if (left <= 0) {
+      const int which = window & 1;
+      const std::uint32_t known = at.known + 8 * which;
+      barrier_wait(known, (window >> 1) & 1);
+      if (thread == 0) barrier_expect(known, V * 4);
+      gate.move(p, weights, which);
+      arrive_group<3 * group>(barriers::moved);
+      ++window;
+    }
+    if (left <= 0 || n == 0) left = p.window;
+    left -= chunk;
+    if ((n + 1) * chunk < length) load(n + 1);
+  }
+}
+
+/// All roles in one block: V / 64 walking warpgroups, one or two that prepare
+/// and, with a content gate, one that gates.
 template <class In, int K, int V, axis Decay, axis Erase, axis Write>
 __global__ void __launch_bounds__(
     group* walk_layout<K, V, Decay, Erase, Write, true>::groups, 1)
@@ -209,7 +269,7 @@ __global__ void __launch_bounds__(
   const int thread = threadIdx.x % group;
   if (role < layout::walkers) {
     registers::grow();
-    at.values += role * values_bytes<Erase, Write, false>;
+    at.values += role * values_bytes<Decay, Erase, Write, false>;
     walk_chunks<In, K, V, Decay, Erase, Write, false>(
         p, out, span, sequence, head, 64 * role, at, 2 + role, thread);
     return;
@@ -217,47 +277,48 @@ __global__ void __launch_bounds__(
   registers::shrink();
   if constexpr (layout::content) {
     if (role > layout::walkers) {
-      gate_chunks<In, K, V, 1, 0>(
-          p, span, head, at, base + layout::gate, thread, [](int) {},
-          [](int) {});
+      gate_chunks<In, K, V, 1>(p, span, head, at, base + layout::gate, 0,
+                               thread);
       return;
     }
   }
   const int length = static_cast<int>(span.length);
-  preparation<In, K, Decay, Erase> prepare;
-  prepare.start(p, span, head, 0, base + layout::own, 1, thread);
-  auto next = prepare.fetch_scalars(p, 0);
-  int fetched = 0;  // chunks whose loads were started
-  if (length > 0) {
-    prepare.fetch(p, at.blocks);
-    fetched = 1;
-  }
+  constexpr int every = layout::preparing, stages = layout::stages;
+  const int turn = role - layout::walkers;
+  const std::uint32_t own =
+      base + layout::own + turn * scratch<K, Decay, layout::content>::bytes;
+  preparation<In, K, Decay, Erase, every> prepare;
+  prepare.start(p, span, head, turn * chunk, own, turn == 0 ? 1 : 4, thread);
+  auto next = prepare.fetch_scalars(p, turn * chunk);
+  int fetched = turn;  // the chunk whose loads come next
+  // Starts the loads of chunk n, if the walk is through with what was in its
+  // place; `wait`: until it is.
+  const auto fetch = [&](int n, bool wait) {
+    if (fetched > n || n * chunk >= length) return;
+    const int stage = n % stages;
+    if (n >= stages) {
+      const std::uint32_t empty = at.empty + 8 * stage;
+      const int phase = (n / stages - 1) & 1;
+      if (wait)
+        barrier_wait(empty, phase);
+      else if (!__all_sync(~0u, barrier_test(empty, phase)))
+        return;
+    }
+    prepare.fetch(p, at.blocks + stage * part::tiles);
+    fetched += every;
+  };
+  fetch(turn, true);
 #pragma unroll 1
-  for (int n = 0; n * chunk < length; ++n) {
-    const int stage = n & 1, other = stage ^ 1;
+  for (int n = turn; n * chunk < length; n += every) {
+    const int stage = n % stages;
     const auto one = next;
-    next = prepare.fetch_scalars(p, (n + 1) * chunk);
-    // Starts the loads of the next chunk, if the walk is through with the
-    // one before this; `wait`: until it is.
-    const auto fetch_ahead = [&](bool wait) {
-      if (fetched > n + 1 || (n + 1) * chunk >= length) return;
-      if (n > 0) {
-        const std::uint32_t empty = at.empty + 8 * other;
-        const int phase = ((n - 1) >> 1) & 1;
-        if (wait)
-          barrier_wait(empty, phase);
-        else if (!__all_sync(~0u, barrier_test(empty, phase)))
-          return;
-      }
-      prepare.fetch(p, at.blocks + other * part::tiles);
-      fetched = n + 2;
-    };
+    next = prepare.fetch_scalars(p, (n + every) * chunk);
     prepare.run(p, n * chunk, at.blocks + stage * part::tiles,
                 at.numbers + stage * part::numbers, one, span, head,
-                [&] { fetch_ahead(false); });
+                [&] { fetch(n + every, false); });
     fence_async_proxy();
     barrier_arrive(at.ready + 8 * stage);
-    fetch_ahead(true);
+    fetch(n + every, true);
   }
 }
 
@@ -280,22 +341,23 @@ struct preparer_layout {
   static constexpr int count = 2;
 };
 
-/// A block's warpgroups when walking and preparing are apart: the walkers and
-/// one that loads for them.
+/// A block's warpgroups when walking and preparing are apart: a walker and one
+/// that loads for it, or two that gate for it.
 template <int K, int V, axis Decay, axis Erase, axis Write>
 struct split_layout {
   using walk = walk_layout<K, V, Decay, Erase, Write, false>;
   using prepare = preparer_layout<K, Decay, Erase>;
   static constexpr int groups = walk::groups;
-  static constexpr int columns = 64 * walk::walkers;  // of a block
   static constexpr int bytes = prepare::count * prepare::bytes > walk::bytes
                                    ? prepare::count* prepare::bytes
                                    : walk::bytes;
 };
 
-/// The first `walkers` blocks each walk `columns` value channels of a head of a
-/// sequence.  Each of the others prepares chunks in two warpgroups, `lanes`
-/// warpgroups to a head, earliest chunks first, and raises a flag for each.
+/// The first `walkers` blocks each walk 64 value channels of a head of a
+/// sequence; with a content gate, which looks at all of them, those of a head
+/// are a cluster.  Each of the others prepares chunks in two warpgroups,
+/// `lanes` warpgroups to a head, earliest chunks first, and raises a flag for
+/// each.
 template <class In, int K, int V, axis Decay, axis Erase, axis Write>
 __global__ void __launch_bounds__(
     group* split_layout<K, V, Decay, Erase, Write>::groups, 1)
@@ -308,70 +370,76 @@ __global__ void __launch_bounds__(
   const std::uint32_t base = tiles_address();
   const int role = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / group, 0);
   const int thread = threadIdx.x % group;
-  using registers = registers_of<walk::walkers, layout::groups>;
   if (static_cast<int>(blockIdx.x) < walkers) {
     walk_shared at = walk::at(base);
-    constexpr int parts = V / layout::columns;
-    const int column = blockIdx.x % parts * layout::columns + 64 * role;
+    constexpr int parts = V / 64;
+    const int column = blockIdx.x % parts * 64;
     const int which = blockIdx.x / parts;
     const int sequence = which / p.HV, head = which % p.HV;
     const sequence_span span = span_of(p.cu_seqlens, p.T, sequence);
     walk::start(at, 1);
-    if (role < walk::walkers) {
+    if constexpr (Erase == axis::content) sync_cluster();
+    using registers = registers_of<1, layout::groups>;
+    if (role == 0) {
       registers::grow();
-      at.values += role * values_bytes<Erase, Write, true>;
       walk_chunks<In, K, V, Decay, Erase, Write, true>(
-          p, out, span, sequence, head, column, at, 2 + role, thread);
+          p, out, span, sequence, head, column, at, 2, thread);
+      // The others' sums come until they are through.
+      if constexpr (Erase == axis::content) sync_cluster();
     } else {
       registers::shrink();
       const std::int64_t first =
           static_cast<std::int64_t>(head) * slots + first_block(p, sequence);
-      // Brings bytes `from` to `to` of a chunk's tiles and of its numbers, by
-      // one thread.
+      // Brings parts of chunk n to a stage, by one thread.
+      const auto await = [&](int n) {
+        wait_flag(flags + first + n);
+        fence_async_global();
+      };
+      const auto chunk_at = [&](int n) {
+        return workspace + (first + n) * part::bytes;
+      };
       struct range {
         int from, to;
       };
       const auto load = [&](int n, int stage, range tiles, range numbers,
                             std::uint32_t ready) {
-        const char* chunk_at = workspace + (first + n) * part::bytes;
         const auto bring = [&](std::uint32_t to, const char* from, range r) {
           bulk_load(to + r.from, from + r.from, r.to - r.from, ready);
         };
         barrier_expect(ready,
                        tiles.to - tiles.from + numbers.to - numbers.from);
-        bring(at.blocks + stage * part::tiles, chunk_at, tiles);
-        bring(at.numbers + stage * part::numbers, chunk_at + part::stored,
+        bring(at.blocks + stage * part::tiles, chunk_at(n), tiles);
+        bring(at.numbers + stage * part::numbers, chunk_at(n) + part::stored,
               numbers);
-      };
-      const auto await = [&](int n) {
-        wait_flag(flags + first + n);
-        fence_async_global();
       };
       if constexpr (Erase == axis::content) {
         const std::uint32_t memory = base + walk::gate;
-        // Erase keys and keys come first, in place of those of the chunk before
-        // the one before, which are through before its outputs are.
-        if (role == walk::walkers)
-          gate_chunks<In, K, V, 2, 0>(
-              p, span, head, at, memory, thread, [](int) {}, [](int) {});
+        if (role < 3)
+          gate_chunks<In, K, V, 2>(p, span, head, at, memory, role - 1, thread);
         else
-          gate_chunks<In, K, V, 2, 1>(
-              p, span, head, at, memory, thread,
+          // Keys and erase keys come ahead of the rest.
+          lead_chunks<In, K, V>(
+              p, span, head, at, memory, thread, await,
               [&](int n) {
-                if (thread != 0) return;
                 const int stage = n & 1, phase = ((n - 2) >> 1) & 1;
                 if (n > 1) barrier_wait(at.erased + 8 * stage, phase);
-                await(n);
-                load(n, stage, {0, part::queries}, {part::apart, part::numbers},
-                     at.keyed + 8 * stage);
+                load(n, stage, {0, part::queries},
+                     {part::products_sum, part::numbers}, at.keyed + 8 * stage);
               },
               [&](int n) {
-                if (thread != 32) return;
                 const int stage = n & 1, phase = ((n - 2) >> 1) & 1;
                 if (n > 1) barrier_wait(at.empty + 8 * stage, phase);
-                load(n, stage, {part::queries, part::stored}, {0, part::apart},
-                     at.ready + 8 * stage);
+                load(n, stage, {part::queries, part::stored},
+                     {0, part::products_sum}, at.ready + 8 * stage);
+              },
+              [&](int n) {
+                if (n > 0) barrier_wait(at.taken, (n - 1) & 1);
+                barrier_expect(at.logits, part::tiles_of_keys);
+                bulk_load(memory + walk::memory::logits,
+                          chunk_at(n) + part::logits, part::tiles_of_keys,
+                          at.logits);
               });
+        sync_cluster();
         return;
       }
       if (thread != 0) return;
@@ -390,13 +458,6 @@ __global__ void __launch_bounds__(
     return;
   }
   using memory = typename layout::prepare;
-  if constexpr (layout::groups == 2 * memory::count) {
-    if (role >= memory::count) {
-      registers::shrink();
-      return;
-    }
-    registers::grow();
-  }
   const int preparer = (blockIdx.x - walkers) * memory::count + role;
   const int head = preparer % p.HV;
   if (role >= memory::count || preparer >= lanes * p.HV) return;
@@ -426,17 +487,19 @@ __global__ void __launch_bounds__(
     const sequence_span span = span_of(p.cu_seqlens, p.T, now.sequence);
     const int first = now.chunk * chunk;
     if (first >= span.length) continue;
+    const std::int64_t index = static_cast<std::int64_t>(head) * slots + slot;
+    char* const to = workspace + index * part::bytes;
     prepare.start(p, span, head, first, block + memory::own, barrier, thread);
     prepare.fetch(p, block);
+    if constexpr (Erase == axis::content)
+      copy_logits<K>(p, span, head, first, to + part::logits, thread);
     const auto one = prepare.fetch_scalars(p, first);
     prepare.run(p, first, block, numbers, one, span, head, [] {});
     fence_async_proxy();
     sync_group<group>(barrier);
     if (thread == 0) {
-      const std::int64_t index = static_cast<std::int64_t>(head) * slots + slot;
-      bulk_store(workspace + index * part::bytes, block, part::stored);
-      bulk_store(workspace + index * part::bytes + part::stored, numbers,
-                 part::numbers);
+      bulk_store(to, block, part::stored);
+      bulk_store(to + part::stored, numbers, part::numbers);
       bulk_store_wait();
       fence_async_global();
       raise_flag(flags + index);
@@ -455,11 +518,8 @@ std::int64_t slots_of(const problem& p) {
 }
 
 /// Few sequences and heads leave most of the chip idle unless the chunks are
-/// prepared apart and the value channels split (which a content gate forbids:
-/// it looks at all of them).
-int walkers_of(const problem& p) {
-  return p.N * p.HV * (p.family == family::carve ? 1 : p.V / 64);
-}
+/// prepared apart and the value channels split.
+int walkers_of(const problem& p) { return p.N * p.HV * p.V / 64; }
 bool split(const problem& p) { return p.T > 0 && walkers_of(p) <= 64; }
 
 /// Bytes of a prepared chunk.
@@ -483,14 +543,17 @@ status launch(const problem& p, const outputs& out, char* workspace,
   CARVE_CUDA_TRY(cudaDeviceGetAttribute(
       &processors, cudaDevAttrMultiProcessorCount, device));
   const int walkers = walkers_of(p);
-  // Walkers wait for preparers and fill a multiprocessor each, so some must
-  // be left over.
-  using layout = split_layout<K, V, Decay, Erase, Write>;
+  // Walkers wait for preparers and fill a multiprocessor each, so some must be
+  // left over; of a cluster two in one of the eight parts of the chip.
+  constexpr int cluster = Erase == axis::content ? V / 64 : 1;
+  const int others = processors - walkers;
+  const bool room = cluster == 1 || others > 8 + cluster;
   // More preparers than the walkers need get in their way.
-  constexpr int enough = 7;
-  const int lanes = std::min(
-      layout::prepare::count * (processors - walkers) / p.HV, enough * p.N);
-  if (split(p) && lanes >= 1) {
+  constexpr int enough = Erase == axis::content ? 6 : 7;
+  using layout = split_layout<K, V, Decay, Erase, Write>;
+  const int lanes =
+      std::min(layout::prepare::count * others / p.HV, enough * p.N);
+  if (split(p) && room && lanes >= 1) {
     const int slots = static_cast<int>(slots_of(p));
     int* flags = reinterpret_cast<int*>(workspace +
                                         static_cast<std::size_t>(slots) * p.HV *
@@ -499,11 +562,20 @@ status launch(const problem& p, const outputs& out, char* workspace,
     auto kernel = split_kernel<In, K, V, Decay, Erase, Write>;
     CARVE_CUDA_TRY(cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, layout::bytes));
+    cudaLaunchAttribute together = {};
+    together.id = cudaLaunchAttributeClusterDimension;
+    together.val.clusterDim = {cluster, 1, 1};
+    cudaLaunchConfig_t launch = {};
     const int blocks =
         (lanes * p.HV + layout::prepare::count - 1) / layout::prepare::count;
-    kernel<<<walkers + blocks, group * layout::groups, layout::bytes, stream>>>(
-        p, out, workspace, flags, slots, walkers, lanes);
-    CARVE_CUDA_TRY(cudaGetLastError());
+    launch.gridDim = dim3(round_up(walkers + blocks, cluster));
+    launch.blockDim = dim3(group * layout::groups);
+    launch.dynamicSmemBytes = layout::bytes;
+    launch.stream = stream;
+    launch.attrs = &together;
+    launch.numAttrs = 1;
+    CARVE_CUDA_TRY(cudaLaunchKernelEx(&launch, kernel, p, out, workspace, flags,
+                                      slots, walkers, lanes));
     return {};
   }
   auto kernel = fused_kernel<In, K, V, Decay, Erase, Write>;

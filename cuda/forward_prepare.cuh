@@ -68,7 +68,9 @@ struct prepared {
   static constexpr int numbers = Erase == axis::channel ? write
                                  : content              ? apart + 16
                                                         : queries_sum;
-  static constexpr int bytes = stored + numbers;  // in global memory
+  // In global memory the logits follow, for the copy engine as tiles too.
+  static constexpr int logits = stored + numbers;
+  static constexpr int bytes = logits + content * tiles_of_keys;
 };
 
 /// Scratch of a warp in `invert`: two diagonal blocks of 8 x 8 in fp32, on
@@ -246,11 +248,13 @@ __device__ __forceinline__ void pack_block(std::uint32_t (&a)[4],
 /// substitution in fp32, all others by fp16 products, first in blocks of 16
 /// (a warp's own), then of 32, then the lower left of the tile:
 ///   T_ba = -T_b L_ba T_a.
-/// `lower`: four times invert_bytes.  `meanwhile` runs after the first barrier.
-template <class Meanwhile>
+/// `lower`: four times invert_bytes.  Before the first barrier, where blocks of
+/// 16 are done, `coupled` is given T_ww L_wk; `meanwhile` runs after it.
+template <class Coupled, class Meanwhile>
 __device__ __forceinline__ void invert(const float (&l)[32], std::uint32_t tile,
                                        std::uint32_t lower, int warp, int lane,
-                                       int barrier, Meanwhile&& meanwhile) {
+                                       int barrier, Coupled&& coupled,
+                                       Meanwhile&& meanwhile) {
   // Blocks of 16 of the tile, for this lane of ldmatrix and stmatrix.
   const std::uint32_t corner_at = tile + swizzled(lane & 15, lane >> 4);
   const auto block = [&](int row, int column) {
@@ -324,6 +328,7 @@ __device__ __forceinline__ void invert(const float (&l)[32], std::uint32_t tile,
     load_matrices_transposed(m, block(warp, k));
     multiply_blocks(left[k], own, m);
   }
+  coupled(left);
   sync_group<group>(barrier);
   meanwhile();
 
@@ -359,8 +364,9 @@ __device__ __forceinline__ void invert(const float (&l)[32], std::uint32_t tile,
   }
 }
 
-/// One thread's part in preparing the chunks of one head, in order.
-template <class In, int K, axis Decay, axis Erase>
+/// One thread's part in preparing the chunks of one head, in order, or of
+/// `Every` one.
+template <class In, int K, axis Decay, axis Erase, int Every = 1>
 struct preparation {
   static constexpr bool content = Erase == axis::content;
   static constexpr bool channels = Decay == axis::channel;
@@ -440,7 +446,7 @@ struct preparation {
                       valid ? next : static_cast<const char*>(x.data), valid);
         next += step * 2 * x.token;
       }
-      from += chunk * 2 * x.token;
+      from += Every * chunk * 2 * x.token;
     };
     rows(q, p.q, block + part::queries);
     rows(k, p.k, keys(block));
@@ -457,10 +463,10 @@ struct preparation {
                       valid ? next : static_cast<const char*>(p.g.data), valid);
         next += log_step * 4 * p.g.token;
       }
-      g += chunk * 4 * p.g.token;
+      g += Every * chunk * 4 * p.g.token;
     }
     copy_async_commit();
-    left -= chunk;
+    left -= Every * chunk;
   }
 
   /// The gates of one number per token: the decays of the chunk's tokens
@@ -510,9 +516,9 @@ struct preparation {
 
 /// Replaces the log decays by y, and notes both halves' totals and which
 /// channels leave the range.
-template <class In, int K, axis Decay, axis Erase>
-__device__ __forceinline__ void preparation<In, K, Decay, Erase>::sum_logs(
-    std::uint32_t block) const {
+template <class In, int K, axis Decay, axis Erase, int Every>
+__device__ __forceinline__ void
+preparation<In, K, Decay, Erase, Every>::sum_logs(std::uint32_t block) const {
   if (K < 128 && thread >= K) return;
   const int pair = thread % (K / 2), late = thread / (K / 2);
   float2 sum = make_float2(0, 0);
@@ -545,11 +551,11 @@ __device__ __forceinline__ void preparation<In, K, Decay, Erase>::sum_logs(
 /// Scales queries, keys and erase keys of two channels by the decays, in
 /// place, and writes the tail keys (and, content, sums of the queries).
 /// `Apart`: some channels of the chunk are.
-template <class In, int K, axis Decay, axis Erase>
+template <class In, int K, axis Decay, axis Erase, int Every>
 template <bool Apart>
 __device__ __forceinline__ void
-preparation<In, K, Decay, Erase>::scale_channels(std::uint32_t block,
-                                                 std::uint32_t numbers) const {
+preparation<In, K, Decay, Erase, Every>::scale_channels(
+    std::uint32_t block, std::uint32_t numbers) const {
   constexpr int pairs = K / 2, rows = chunk * pairs / group;
   const int pair = thread % pairs, first = thread / pairs * rows;
   const float2 d0 = as_float2(read8(shared + own::totals + pair * 8));
@@ -647,8 +653,9 @@ preparation<In, K, Decay, Erase>::scale_channels(std::uint32_t block,
 
 /// The same for decays of one number per token: rows of queries and keys are
 /// scaled by the factors that `run` left.
-template <class In, int K, axis Decay, axis Erase>
-__device__ __forceinline__ void preparation<In, K, Decay, Erase>::scale_rows(
+template <class In, int K, axis Decay, axis Erase, int Every>
+__device__ __forceinline__ void
+preparation<In, K, Decay, Erase, Every>::scale_rows(
     std::uint32_t block, std::uint32_t all_factors) const {
   const std::uint32_t at = block + (thread % pieces / 8) * tile_bytes +
                            swizzled(thread / pieces, thread % 8);
@@ -684,10 +691,10 @@ __device__ __forceinline__ void preparation<In, K, Decay, Erase>::scale_rows(
 }
 
 /// Writes P, zero above the diagonal.
-template <class In, int K, axis Decay, axis Erase>
+template <class In, int K, axis Decay, axis Erase, int Every>
 __device__ __forceinline__ void
-preparation<In, K, Decay, Erase>::store_products(std::uint32_t block,
-                                                 const float (&m)[32]) const {
+preparation<In, K, Decay, Erase, Every>::store_products(
+    std::uint32_t block, const float (&m)[32]) const {
   const int i = lane >> 2, c = lane & 3;
   const int row = 16 * warp + (lane & 7) + 8 * ((lane >> 3) & 1);
 #pragma unroll
@@ -707,9 +714,10 @@ preparation<In, K, Decay, Erase>::store_products(std::uint32_t block,
 }
 
 /// Sums of the queries' channels and of P's columns over the tokens.
-template <class In, int K, axis Decay, axis Erase>
-__device__ __forceinline__ void preparation<In, K, Decay, Erase>::sum_rows(
-    std::uint32_t block, std::uint32_t numbers) const {
+template <class In, int K, axis Decay, axis Erase, int Every>
+__device__ __forceinline__ void
+preparation<In, K, Decay, Erase, Every>::sum_rows(std::uint32_t block,
+                                                  std::uint32_t numbers) const {
   constexpr int pairs = K / 2;
   if (thread < pairs) {
     float2 sum = make_float2(0, 0);
@@ -742,9 +750,9 @@ __device__ __forceinline__ void preparation<In, K, Decay, Erase>::sum_rows(
              __float_as_uint(sum[j][0]), __float_as_uint(sum[j][1]));
 }
 
-template <class In, int K, axis Decay, axis Erase>
+template <class In, int K, axis Decay, axis Erase, int Every>
 template <class Meanwhile>
-__device__ __forceinline__ void preparation<In, K, Decay, Erase>::run(
+__device__ __forceinline__ void preparation<In, K, Decay, Erase, Every>::run(
     const problem& p, int first, std::uint32_t block, std::uint32_t numbers,
     const scalars& one, const sequence_span& span, int head,
     Meanwhile&& meanwhile) {
@@ -757,7 +765,7 @@ __device__ __forceinline__ void preparation<In, K, Decay, Erase>::run(
   copy_async_wait<0>();
 
   [[maybe_unused]] const std::uint32_t factors =
-      shared + own::totals + (first / chunk & 1) * own::totals_bytes;
+      shared + own::totals + (first / (Every * chunk) & 1) * own::totals_bytes;
   float m[32];
   [[maybe_unused]] float l[32];
   if constexpr (channels) {
@@ -869,8 +877,11 @@ __device__ __forceinline__ void preparation<In, K, Decay, Erase>::run(
     fence_async_proxy();
     sync_group<group>(barrier);
     product_fence();
-    multiply_tiles<In, K>(l, block + part::erase_keys,
-                          block + part::erase_keys);
+    const auto lower = [&] {
+      multiply_tiles<In, K>(l, block + part::erase_keys,
+                            block + part::erase_keys);
+    };
+    if constexpr (Every == 1) lower();
     multiply_tiles<In, K>(m, block + part::queries, block + part::erase_keys);
     product_commit();
     // Log from the end of block b to the start of the own.
@@ -885,38 +896,54 @@ __device__ __forceinline__ void preparation<In, K, Decay, Erase>::run(
       gate[j] = read4(numbers + part::write + row * 4);
     }
     product_wait<0>();
-    pin(l);
-    pin(m);
+    const auto decay = [&](bool of_m, bool of_l) {
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const int b = j / 2;
-      if (b > warp) continue;
-      if constexpr (Decay == axis::head) {
-        const float2 column = as_float2(read8(factors + (8 * j + 2 * c) * 4));
+      for (int j = 0; j < 8; ++j) {
+        const int b = j / 2;
+        if (b > warp) continue;
+        if constexpr (Decay == axis::head) {
+          const float2 column = as_float2(read8(factors + (8 * j + 2 * c) * 4));
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const float s = e & 1 ? column.y : column.x;
-          const float log =
-              b == warp ? row_log[e >> 1] - s
-                        : row_log[e >> 1] + (between[b] + (total[b] - s));
-          const float f = exp2_fast(fminf(log, 0.f));
-          m[4 * j + e] *= f;
-          l[4 * j + e] *= f * gate[e >> 1];
+          for (int e = 0; e < 4; ++e) {
+            const float s = e & 1 ? column.y : column.x;
+            const float log =
+                b == warp ? row_log[e >> 1] - s
+                          : row_log[e >> 1] + (between[b] + (total[b] - s));
+            const float f = exp2_fast(fminf(log, 0.f));
+            if (of_m) m[4 * j + e] *= f;
+            if (of_l) l[4 * j + e] *= f * gate[e >> 1];
+          }
+        } else {
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+            if (of_l) l[4 * j + e] *= gate[e >> 1];
         }
-      } else {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) l[4 * j + e] *= gate[e >> 1];
       }
+    };
+    pin(m);
+    if constexpr (Every == 1) {
+      pin(l);
+      decay(true, true);
+    } else {
+      decay(true, false);
+      store_products(block, m);
+      product_fence();
+      lower();
+      product_commit();
+      product_wait<0>();
+      pin(l);
+      decay(false, true);
     }
   }
-  store_products(block, m);
+  if constexpr (Every == 1) store_products(block, m);
   if constexpr (content) {
     sync_group<group>(barrier);
     sum_rows(block, numbers);
   } else {
     clear_above(block + part::inverse, warp, lane);
-    invert(l, block + part::inverse, shared + own::lower, warp, lane, barrier,
-           meanwhile);
+    invert(
+        l, block + part::inverse, shared + own::lower, warp, lane, barrier,
+        [](auto&) {}, meanwhile);
     if constexpr (!channels) scale_rows(block, factors);
   }
 }

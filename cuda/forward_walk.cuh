@@ -8,37 +8,52 @@
 
 namespace carve::cuda::forward_chunks {
 
+/// How many warpgroups prepare beside the walkers, in turn: two where they have
+/// registers and shared memory enough.
+template <axis Decay, axis Erase>
+constexpr int preparers = Decay != axis::channel&& Erase == axis::head ? 2 : 1;
+
+/// How many prepared chunks a walking block holds.
+template <axis Decay, axis Erase, bool Split>
+constexpr int stages_of = !Split                   ? preparers<Decay, Erase> + 1
+                          : Erase == axis::content ? 2
+                                                   : 3;
+
 /// How many chunks' v (and, of a write gate per channel, w) a walking
 /// warpgroup holds; o is assembled in v's place.
-template <axis Erase, bool Split>
-constexpr int v_stages = Erase == axis::content && !Split ? 1 : 2;
+template <axis Decay, axis Erase, bool Split>
+constexpr int v_stages =
+    !Split && (Erase == axis::content || preparers<Decay, Erase> == 2) ? 1 : 2;
 template <axis Write, bool Split>
 constexpr int w_stages = Write != axis::channel ? 0
                          : Split                ? 2
                                                 : 1;
-template <axis Erase, axis Write, bool Split>
-constexpr int values_bytes = tile_bytes*(v_stages<Erase, Split> +
+template <axis Decay, axis Erase, axis Write, bool Split>
+constexpr int values_bytes = tile_bytes*(v_stages<Decay, Erase, Split> +
                                          w_stages<Write, Split>);
 
 /// Shared addresses of what the walk reads.
 struct walk_shared {
   std::uint32_t blocks, numbers;  // stages of prepared chunks
   std::uint32_t values;           // the warpgroup's own
-  std::uint32_t sums;             // content: of the window's outputs
+  // Content: sums of a window's outputs (split: of two), z of two chunks.
+  std::uint32_t sums, solution;
   // Barriers: a stage is prepared, it may be overwritten; content: the same of
   // its erase keys and keys alone.
   std::uint32_t ready, empty, keyed, erased;
-  std::uint32_t logits;  // a barrier too: those of a chunk are there
+  // Barriers too: a chunk's logits are there; split: they have been read, and
+  // the sums of two windows are there.
+  std::uint32_t logits, taken, known;
 };
 
 /// One warpgroup takes 64 value channels from `column` on through all chunks.
 /// Each warp arrives at `empty` once it is done with a stage.
 ///
-/// `Split`: three stages, and the products of successive chunks overlap for a
-/// short chain from state to state.  Otherwise, and with a content gate, there
-/// are two.  With a content gate the chain is from one window's mean output to
-/// the next's, through the gate (forward_gate.cuh), so the mean is made apart
-/// from the outputs, as S^T sum(q) + U^T sum(P).
+/// `Split`: the products of successive chunks overlap for a short chain from
+/// state to state.  With a content gate the longer chain is from one window's
+/// mean output to the next's, through the gate (forward_gate.cuh), so the mean
+/// is made apart from the outputs and before them, as S^T sum(q) + R^T z, and
+/// with `Split` a chunk's outputs are not written until the next's mean is out.
 template <class In, int K, int V, axis Decay, axis Erase, axis Write,
           bool Split>
 __device__ __forceinline__ void walk_chunks(const problem& p,
@@ -48,12 +63,12 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
                                             const walk_shared& at, int barrier,
                                             int thread) {
   constexpr bool content = Erase == axis::content;
-  constexpr bool overlap = Split && !content;
+  constexpr bool overlap = Split;
   using part = prepared<K, Erase>;
   using barriers = gate_barriers;
-  constexpr int walkers = V / 64;  // content
-  constexpr int stages = overlap ? 3 : 2;
-  constexpr int vs = v_stages<Erase, Split>, ws = w_stages<Write, Split>;
+  constexpr int walkers = Split ? 1 : V / 64;  // content, of the block
+  constexpr int stages = stages_of<Decay, Erase, Split>;
+  constexpr int vs = v_stages<Decay, Erase, Split>, ws = w_stages<Write, Split>;
   const int warp = __shfl_sync(~0u, thread / 32, 0), lane = thread % 32;
   const int i = lane >> 2, c = lane & 3;
   const int length = static_cast<int>(span.length);
@@ -75,10 +90,10 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
   const std::uint32_t moved = at.values + swizzled(row, piece);
   const std::uint32_t w_at = at.values + vs * tile_bytes;
 
-  // Content: sums of o / scale over the window, of two channels, and how many
-  // tokens of the window are left.
+  // Content: sums of o / scale over the window, of two channels, how many
+  // tokens of the window are left, and which it is.
   [[maybe_unused]] float sum[2] = {0, 0};
-  [[maybe_unused]] int left = content ? p.window : 0;
+  [[maybe_unused]] int left = content ? p.window : 0, window = 0;
 
   // Starts the loads of a tensor's rows of chunk n.
   const auto fetch = [&](const In*& from, std::int64_t stride, int n,
@@ -131,7 +146,7 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       swizzled((lane & 7) + 8 * (lane >> 4), 2 * warp + ((lane >> 3) & 1));
 
   // o of chunk n takes v's place: each warp alone has read its channels of v.
-  const auto write_out = [&](int n, const float(&y)[32]) {
+  const auto put_out = [&](int n, const float(&y)[32]) {
     const std::uint32_t mine = n % vs * tile_bytes;
     const float f = p.scale;
 #pragma unroll
@@ -141,6 +156,9 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
                                 pack<In>(f * y[8 * j + 2], f * y[8 * j + 3]),
                                 pack<In>(f * y[8 * j + 4], f * y[8 * j + 5]),
                                 pack<In>(f * y[8 * j + 6], f * y[8 * j + 7]));
+  };
+  const auto write_out = [&](int n) {
+    const std::uint32_t mine = n % vs * tile_bytes;
     sync_group<group>(barrier);
 #pragma unroll
     for (int m = 0; m < 4; ++m) {
@@ -164,7 +182,7 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
     state[4 * j + 2] *= x;
     state[4 * j + 3] *= y;
   };
-  const auto start = [&](int stage, float(&u)[32]) {
+  const auto start = [&](int stage, float(&u)[32], auto&& meanwhile) {
     const std::uint32_t block = at.blocks + stage * part::tiles;
     const std::uint32_t numbers = at.numbers + stage * part::numbers;
 #pragma unroll
@@ -177,7 +195,8 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       operand[2 * j] = pack<In>(state[4 * j], state[4 * j + 1]);
       operand[2 * j + 1] = pack<In>(state[4 * j + 2], state[4 * j + 3]);
     }
-    if constexpr (content) {
+    // What the outputs' sums take of the state.
+    const auto add_state = [&] {
       float more[4] = {0, 0, 0, 0};
 #pragma unroll
       for (int j = 0; j < K / 8; ++j) {
@@ -190,7 +209,11 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       }
       sum[0] += more[0] + more[2];
       sum[1] += more[1] + more[3];
-      sync_group<barriers::stage_threads<walkers>>(barriers::coupled + stage);
+    };
+    if constexpr (content) {
+      if constexpr (!Split) add_state();
+      meanwhile();
+      sync_group<barriers::walker_threads<walkers>>(barriers::coupled + stage);
     }
     const std::uint32_t tile = tile_start(block + part::erase_keys);
     product_fence();
@@ -200,6 +223,7 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
           u, operand + 4 * j,
           tile_descriptor(tile, (j >> 2) * tile_bytes + (j & 3) * 32), j > 0);
     product_commit();
+    if constexpr (content && Split) add_state();
     if constexpr (Decay != axis::none) {
 #pragma unroll
       for (int j = 0; j < K / 8; ++j) {
@@ -213,11 +237,61 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
   if constexpr (overlap) {
     if (chunks > 0) {
       barrier_wait(at.ready, 0);
-      start(0, ahead);
+      start(0, ahead, [] {});
     }
     product_wait<0>();
     pin(ahead);
   }
+  // Content: adds to the sums the channels' rows of x times numbers of the
+  // tokens, and sends them where the window ends.
+  const auto add_sums = [&](const float(&u)[32], std::uint32_t from, int n,
+                            int number) {
+    float2 x[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j)
+      x[j] = as_float2(read8(from + (8 * j + 2 * c) * 4));
+    float more[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      more[0] = fmaf(u[4 * j], x[j].x, more[0]);
+      more[1] = fmaf(u[4 * j + 2], x[j].x, more[1]);
+      more[2] = fmaf(u[4 * j + 1], x[j].y, more[2]);
+      more[3] = fmaf(u[4 * j + 3], x[j].y, more[3]);
+    }
+    sum[0] += more[0] + more[2];
+    sum[1] += more[1] + more[3];
+    if ((left -= chunk) == 0 && n + 1 < chunks) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        sum[j] += __shfl_xor_sync(~0u, sum[j], 1);
+        sum[j] += __shfl_xor_sync(~0u, sum[j], 2);
+      }
+      // Value channel 16 w + i of the walkers' warp w.
+      const int which = Split ? window & 1 : 0;
+      const std::uint32_t to =
+          at.sums + which * V * 4 + (number / 32 * 16 + number % 32 / 4) * 4;
+      if constexpr (Split) {
+        const std::uint32_t known = at.known + 8 * which;
+        if (number % 4 == 0)
+#pragma unroll
+          for (int rank = 0; rank < V / 64; ++rank) {
+            const std::uint32_t there = cluster_address(known, rank);
+            const std::uint32_t at = cluster_address(to + column * 4, rank);
+            store_async(at, sum[0], there);
+            store_async(at + 32, sum[1], there);
+          }
+      } else {
+        if (number % 4 == 0) {
+          write4(to, sum[0]);
+          write4(to + 32, sum[1]);
+        }
+        arrive_group<barriers::walker_threads<walkers>>(barriers::known);
+      }
+      sum[0] = sum[1] = 0;
+      left = p.window;
+      ++window;
+    }
+  };
 
 #pragma unroll 1
   for (int n = 0; n < chunks; ++n) {
@@ -234,13 +308,17 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
             y, operand + 4 * j,
             tile_descriptor(tile, (j >> 2) * tile_bytes + (j & 3) * 32), j > 0);
     };
-    // Content: read while the products are made.
-    std::uint32_t v_held[content ? 4 : 1][4];
+    // Content, not split: v is read while the products are made.
+    constexpr bool hold = content && !Split;
+    std::uint32_t v_held[hold ? 4 : 1][4];
     const auto load_v = [&](std::uint32_t(&r)[4], int j) {
       load_matrices_transposed(
           r, at.values + n % vs * tile_bytes + lane_tile + 2048 * j);
     };
-    if constexpr (overlap) {
+    if constexpr (overlap && content) {
+      copy_async_wait<0>();
+      sync_group<group>(barrier);
+    } else if constexpr (overlap) {
       product_fence();
       read_state();
       product_commit();
@@ -248,16 +326,14 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       sync_group<group>(barrier);
     } else {
       barrier_wait(at.ready + 8 * stage, phase);
-      start(stage, u);
+      start(stage, u, [] {});
       copy_async_wait<0>();
       sync_group<group>(barrier);
-      if constexpr (content)
+      if constexpr (hold)
 #pragma unroll
         for (int j = 0; j < 4; ++j) load_v(v_held[j], j);
       product_wait<0>();
       pin(u);
-      if constexpr (content)
-        if (lane == 0) barrier_arrive(at.erased + 8 * stage);
     }
 
     // What is written less what is erased, rounded for the next product.
@@ -265,8 +341,8 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       std::uint32_t wr[4];
-      if constexpr (!content) load_v(v_held[0], j);
-      const std::uint32_t(&vr)[4] = v_held[content ? j : 0];
+      if constexpr (!hold) load_v(v_held[0], j);
+      const std::uint32_t(&vr)[4] = v_held[hold ? j : 0];
       if constexpr (Write == axis::channel)
         load_matrices_transposed(
             wr, w_at + n % ws * tile_bytes + lane_tile + 2048 * j);
@@ -281,21 +357,24 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
           f = as_float2(read8(numbers + part::write +
                               (16 * j + 8 * (e >> 1) + 2 * c) * 4));
         const int k = 8 * j + 4 * (e >> 1) + 2 * (e & 1);
-        rest[4 * j + e] =
-            pack<__half>(fmaf(x.x, f.x, -u[k]), fmaf(x.y, f.y, -u[k + 1]));
+        u[k] = fmaf(x.x, f.x, -u[k]);
+        u[k + 1] = fmaf(x.y, f.y, -u[k + 1]);
+        rest[4 * j + e] = pack<__half>(u[k], u[k + 1]);
       }
     }
-    // Content: what the outputs' sums take of U, read before the wait, and the
-    // thread's number, from which the sums' place is made anew.
-    [[maybe_unused]] float2 row_sum[8];
-    [[maybe_unused]] int number = threadIdx.x;
     if constexpr (content) {
-#pragma unroll
-      for (int j = 0; j < 8; ++j)
-        row_sum[j] = as_float2(
-            read8(numbers + part::products_sum + (8 * j + 2 * c) * 4));
+      // The thread's number, from which the sums' place is made anew.
+      int number = threadIdx.x;
       forget(number);
-      sync_group<barriers::stage_threads<walkers>>(barriers::inverted + stage);
+      sync_group<barriers::solver_threads<walkers>>(barriers::solved + stage);
+      add_sums(u, at.solution + stage * chunk * 4, n, number);
+      if constexpr (Split) {
+        if (n > 0) write_out(n - 1);
+        product_fence();
+        read_state();
+        product_commit();
+      }
+      sync_group<barriers::walker_threads<walkers>>(barriers::inverted + stage);
     }
     const std::uint32_t inverse = tile_start(block + part::inverse);
     product_fence();
@@ -307,36 +386,8 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
     product_wait<0>();
     pin(u);
     if constexpr (overlap) pin(y);
-    if constexpr (content) {
-      float more[4] = {0, 0, 0, 0};
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        more[0] = fmaf(u[4 * j], row_sum[j].x, more[0]);
-        more[1] = fmaf(u[4 * j + 2], row_sum[j].x, more[1]);
-        more[2] = fmaf(u[4 * j + 1], row_sum[j].y, more[2]);
-        more[3] = fmaf(u[4 * j + 3], row_sum[j].y, more[3]);
-      }
-      sum[0] += more[0] + more[2];
-      sum[1] += more[1] + more[3];
-      if ((left -= chunk) == 0 && n + 1 < chunks) {
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          sum[j] += __shfl_xor_sync(~0u, sum[j], 1);
-          sum[j] += __shfl_xor_sync(~0u, sum[j], 2);
-        }
-        // Value channel 16 w + i of the walkers' warp w.
-        const std::uint32_t to =
-            at.sums + (number / 32 * 16 + number % 32 / 4) * 4;
-        if (number % 4 == 0) {
-          write4(to, sum[0]);
-          write4(to + 32, sum[1]);
-        }
-        arrive_group<barriers::known_threads<walkers, Split ? 2 : 1>>(
-            barriers::known);
-        sum[0] = sum[1] = 0;
-        left = p.window;
-      }
-    }
+    if constexpr (content && Split)
+      if (lane == 0) barrier_arrive(at.erased + 8 * stage);
 #pragma unroll
     for (int j = 0; j < 16; ++j) rest[j] = pack<__half>(u[2 * j], u[2 * j + 1]);
     const auto update_state = [&] {
@@ -368,10 +419,19 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
     if constexpr (overlap) {
       product_wait<1>();
       pin(state);
+      const auto written = [&] {
+        product_wait<0>();
+        pin(y);
+        if (lane == 0) barrier_arrive(at.empty + 8 * used);
+        put_out(n, y);
+      };
       if (n + 1 < chunks) {
         barrier_wait(at.ready + 8 * stage, phase);
-        start(stage, u);
-        product_wait<1>();
+        start(stage, u, written);
+        if constexpr (!content) product_wait<1>();
+      } else if constexpr (content) {
+        written();
+        write_out(n);
       } else {
         product_wait<0>();
       }
@@ -379,9 +439,12 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       product_wait<0>();
       pin(state);
     }
-    pin(y);
-    if (lane == 0) barrier_arrive(at.empty + 8 * used);
-    write_out(n, y);
+    if constexpr (!(overlap && content)) {
+      pin(y);
+      if (lane == 0) barrier_arrive(at.empty + 8 * used);
+      put_out(n, y);
+      write_out(n);
+    }
     if constexpr (overlap) {
       product_wait<0>();
       pin(u);

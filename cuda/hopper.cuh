@@ -174,6 +174,33 @@ __device__ __forceinline__ void barrier_wait(std::uint32_t barrier,
       : "memory");
 }
 
+/// All threads of the blocks of a cluster.
+__device__ __forceinline__ void sync_cluster() {
+  asm volatile(
+      "barrier.cluster.arrive.aligned;\n"
+      "barrier.cluster.wait.aligned;\n" ::
+          : "memory");
+}
+/// What `address` is in the cluster's block `rank`.
+__device__ __forceinline__ std::uint32_t cluster_address(std::uint32_t address,
+                                                         int rank) {
+  std::uint32_t y;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;\n"
+               : "=r"(y)
+               : "r"(address), "r"(rank));
+  return y;
+}
+/// Writes to a block of the cluster, four of the bytes that its barrier
+/// expects.
+__device__ __forceinline__ void store_async(std::uint32_t to, float x,
+                                            std::uint32_t barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 "
+      "[%0], %1, [%2];\n" ::"r"(to),
+      "f"(x), "r"(barrier)
+      : "memory");
+}
+
 /// Whether the phase is over, without waiting for it.
 __device__ __forceinline__ bool barrier_test(std::uint32_t barrier,
                                              std::uint32_t phase) {
@@ -284,10 +311,12 @@ __device__ __forceinline__ void mma_16(float (&d)[4],
 /// lies `offset` bytes further: one addition for each of a row of products.
 /// Rows of 64 elements, eight rows are 1024 bytes.  `panel` is the distance in
 /// bytes between successive 64-element panels, used where the operand's
-/// contiguous axis is not the axis summed over.
+/// contiguous axis is not the axis summed over.  (In a cluster a shared address
+/// has the block's rank in its upper bits, where a descriptor has the panels.)
 __device__ __forceinline__ std::uint32_t tile_start(std::uint32_t address,
                                                     int panel = 16) {
-  return (address >> 4) + (static_cast<std::uint32_t>(panel >> 4) << 16);
+  return ((address >> 4) & 0x3FFF) | static_cast<std::uint32_t>(panel >> 4)
+                                         << 16;
 }
 __device__ __forceinline__ std::uint64_t tile_descriptor(std::uint32_t start,
                                                          int offset) {
