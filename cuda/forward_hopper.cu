@@ -8,10 +8,10 @@
 //   S <- e^{G_C} S + (k*e^{G_C - G})^T U.
 //
 // With many sequences and heads both run side by side in one block
-// (fused_kernel).  With few, some blocks walk and all others prepare chunks for
-// them, through global memory (split_kernel).  With a content gate (family
-// carve) what the gate touches is done between the two (forward_gate.cuh), and
-// the walking blocks of a head are a cluster.
+// (fused_kernel).  With few, some blocks walk, each a head or half of its value
+// channels, and others prepare chunks for them, through global memory
+// (split_kernel).  With a content gate (family carve) what the gate touches is
+// done between the two (forward_gate.cuh); the halves of a head are a cluster.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -42,26 +42,33 @@ __device__ __forceinline__ std::uint32_t tiles_address() {
 
 constexpr int round_up(int x, int to) { return (x + to - 1) / to * to; }
 
-/// A block that walks, and in `Fused` prepares as well: its warpgroups, and
-/// where things lie in its shared memory, as offsets from its start.
-template <int K, int V, axis Decay, axis Erase, axis Write, bool Fused>
+/// What a block that walks does: all for a head of a sequence; what is left of
+/// it when others prepare; or that for 64 value channels.
+enum class share { all, wide, narrow };
+
+/// A block that walks: its warpgroups, and where things lie in its shared
+/// memory, as offsets from its start.
+template <int K, int V, axis Decay, axis Erase, axis Write, share Share>
 struct walk_layout {
   static constexpr bool content = Erase == axis::content;
+  static constexpr bool narrow = Share == share::narrow;
   using part = prepared<K, Erase>;
-  // Warpgroups, in this order: `Fused`, those that prepare before those that
-  // gate; otherwise two that gate and one that leads them, or one that loads.
-  static constexpr int walkers = Fused ? V / 64 : 1;
-  static constexpr int preparing = Fused ? preparers<Decay, Erase> : 0;
-  static constexpr int others = Fused ? content : content ? 3 : 1;
-  static constexpr int groups = walkers + preparing + others;
-  static constexpr int stages = stages_of<Decay, Erase, !Fused>;
+  // Warpgroups, after those that walk: one or two that prepare, or one that
+  // loads, and one that gates; or, narrow, two that gate and one that leads.
+  static constexpr int walkers = narrow ? 1 : V / 64;
+  static constexpr int preparing =
+      Share == share::all ? preparers<Decay, Erase> : 0;
+  static constexpr int loading = preparing > 0 || (narrow && content) ? 0 : 1;
+  static constexpr int gating = !content ? 0 : narrow ? 3 : 1;
+  static constexpr int groups = walkers + preparing + loading + gating;
+  static constexpr int stages = stages_of<Decay, Erase, narrow>;
   static constexpr int blocks = 0;
   static constexpr int values = blocks + stages * part::tiles;
   static constexpr int own =
-      values + walkers * values_bytes<Decay, Erase, Write, !Fused>;
+      values + walkers * values_bytes<Decay, Erase, Write, narrow>;
   static constexpr int gate =
       own + preparing * scratch<K, Decay, content>::bytes;
-  using memory = gate_memory<K, V, Fused ? 1 : 2>;
+  using memory = gate_memory<K, V, narrow ? 2 : 1>;
   static constexpr int numbers = gate + (content ? memory::bytes : 0);
   static constexpr int barriers = numbers + stages * part::numbers;
   static constexpr int bytes =
@@ -77,7 +84,7 @@ struct walk_layout {
     s.numbers = base + numbers;
     s.ready = base + barriers;
     s.empty = s.ready + 8 * stages;
-    s.keyed = Fused ? s.ready : s.empty + 8 * stages;
+    s.keyed = narrow ? s.empty + 8 * stages : s.ready;
     s.erased = s.empty + 16 * stages;
     s.logits = s.erased + 8 * stages;
     s.taken = s.logits + 8;
@@ -93,16 +100,16 @@ struct walk_layout {
         barrier_init(s.ready + 8 * j, arrivals_to_be_ready);
         barrier_init(s.empty + 8 * j, 4 * walkers);
         if constexpr (content) {
-          if (!Fused) barrier_init(s.keyed + 8 * j, 1);
+          if (narrow) barrier_init(s.keyed + 8 * j, 1);
           barrier_init(s.erased + 8 * j, 4 * walkers);
         }
       }
       if constexpr (content) {
-        barrier_init(s.logits, Fused ? group : 1);
+        barrier_init(s.logits, narrow ? 1 : group);
         barrier_init(s.taken, 2 * group / 32);
         for (int j = 0; j < 2; ++j) {
           barrier_init(s.known + 8 * j, 1);
-          if (!Fused) barrier_expect(s.known + 8 * j, V * 4);
+          if (narrow) barrier_expect(s.known + 8 * j, V * 4);
         }
       }
     }
@@ -252,11 +259,11 @@ __device__ __forceinline__ void lead_chunks(
 /// and, with a content gate, one that gates.
 template <class In, int K, int V, axis Decay, axis Erase, axis Write>
 __global__ void __launch_bounds__(
-    group* walk_layout<K, V, Decay, Erase, Write, true>::groups, 1)
+    group* walk_layout<K, V, Decay, Erase, Write, share::all>::groups, 1)
     fused_kernel(const __grid_constant__ problem p,
                  const __grid_constant__ outputs out) {
   using part = prepared<K, Erase>;
-  using layout = walk_layout<K, V, Decay, Erase, Write, true>;
+  using layout = walk_layout<K, V, Decay, Erase, Write, share::all>;
   using registers = registers_of<layout::walkers, layout::groups>;
   const std::uint32_t base = tiles_address();
   walk_shared at = layout::at(base);
@@ -343,9 +350,9 @@ struct preparer_layout {
 
 /// A block's warpgroups when walking and preparing are apart: a walker and one
 /// that loads for it, or two that gate for it.
-template <int K, int V, axis Decay, axis Erase, axis Write>
+template <int K, int V, axis Decay, axis Erase, axis Write, share Share>
 struct split_layout {
-  using walk = walk_layout<K, V, Decay, Erase, Write, false>;
+  using walk = walk_layout<K, V, Decay, Erase, Write, Share>;
   using prepare = preparer_layout<K, Decay, Erase>;
   static constexpr int groups = walk::groups;
   static constexpr int bytes = prepare::count * prepare::bytes > walk::bytes
@@ -353,39 +360,42 @@ struct split_layout {
                                    : walk::bytes;
 };
 
-/// The first `walkers` blocks each walk 64 value channels of a head of a
-/// sequence; with a content gate, which looks at all of them, those of a head
-/// are a cluster.  Each of the others prepares chunks in two warpgroups,
-/// `lanes` warpgroups to a head, earliest chunks first, and raises a flag for
-/// each.
-template <class In, int K, int V, axis Decay, axis Erase, axis Write>
+/// The first `walkers` blocks each walk a head of a sequence, or, narrow, 64
+/// value channels of one; with a content gate, which looks at all of them,
+/// those of a head are a cluster.  Each of the others prepares chunks in two
+/// warpgroups, `lanes` warpgroups to a head, earliest chunks first, and raises
+/// a flag for each.
+template <class In, int K, int V, axis Decay, axis Erase, axis Write,
+          share Share>
 __global__ void __launch_bounds__(
-    group* split_layout<K, V, Decay, Erase, Write>::groups, 1)
+    group* split_layout<K, V, Decay, Erase, Write, Share>::groups, 1)
     split_kernel(const __grid_constant__ problem p,
                  const __grid_constant__ outputs out, char* workspace,
                  int* flags, int slots, int walkers, int lanes) {
   using part = prepared<K, Erase>;
-  using layout = split_layout<K, V, Decay, Erase, Write>;
+  using layout = split_layout<K, V, Decay, Erase, Write, Share>;
   using walk = typename layout::walk;
   const std::uint32_t base = tiles_address();
   const int role = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / group, 0);
   const int thread = threadIdx.x % group;
   if (static_cast<int>(blockIdx.x) < walkers) {
     walk_shared at = walk::at(base);
-    constexpr int parts = V / 64;
-    const int column = blockIdx.x % parts * 64;
+    constexpr int parts = walk::narrow ? V / 64 : 1;
+    const int column = blockIdx.x % parts * 64 + role * 64;
     const int which = blockIdx.x / parts;
     const int sequence = which / p.HV, head = which % p.HV;
     const sequence_span span = span_of(p.cu_seqlens, p.T, sequence);
+    constexpr bool together = walk::narrow && walk::content;
     walk::start(at, 1);
-    if constexpr (Erase == axis::content) sync_cluster();
-    using registers = registers_of<1, layout::groups>;
-    if (role == 0) {
+    if constexpr (together) sync_cluster();
+    using registers = registers_of<walk::walkers, layout::groups>;
+    if (role < walk::walkers) {
       registers::grow();
-      walk_chunks<In, K, V, Decay, Erase, Write, true>(
-          p, out, span, sequence, head, column, at, 2, thread);
+      at.values += role * values_bytes<Decay, Erase, Write, walk::narrow>;
+      walk_chunks<In, K, V, Decay, Erase, Write, walk::narrow>(
+          p, out, span, sequence, head, column, at, 2 + role, thread);
       // The others' sums come until they are through.
-      if constexpr (Erase == axis::content) sync_cluster();
+      if constexpr (together) sync_cluster();
     } else {
       registers::shrink();
       const std::int64_t first =
@@ -412,7 +422,14 @@ __global__ void __launch_bounds__(
         bring(at.numbers + stage * part::numbers, chunk_at(n) + part::stored,
               numbers);
       };
-      if constexpr (Erase == axis::content) {
+      if constexpr (walk::content && !walk::narrow) {
+        if (role > walk::walkers) {
+          gate_chunks<In, K, V, 1>(p, span, head, at, base + walk::gate, 0,
+                                   thread);
+          return;
+        }
+      }
+      if constexpr (together) {
         const std::uint32_t memory = base + walk::gate;
         if (role < 3)
           gate_chunks<In, K, V, 2>(p, span, head, at, memory, role - 1, thread);
@@ -491,7 +508,7 @@ __global__ void __launch_bounds__(
     char* const to = workspace + index * part::bytes;
     prepare.start(p, span, head, first, block + memory::own, barrier, thread);
     prepare.fetch(p, block);
-    if constexpr (Erase == axis::content)
+    if constexpr (walk::content && walk::narrow)
       copy_logits<K>(p, span, head, first, to + part::logits, thread);
     const auto one = prepare.fetch_scalars(p, first);
     prepare.run(p, first, block, numbers, one, span, head, [] {});
@@ -518,9 +535,15 @@ std::int64_t slots_of(const problem& p) {
 }
 
 /// Few sequences and heads leave most of the chip idle unless the chunks are
-/// prepared apart and the value channels split.
-int walkers_of(const problem& p) { return p.N * p.HV * p.V / 64; }
-bool split(const problem& p) { return p.T > 0 && walkers_of(p) <= 64; }
+/// prepared apart, and very few unless the value channels are split as well.
+/// (One decay a token is prepared fast enough not to need the former alone.)
+share share_of(const problem& p) {
+  const int heads = p.T > 0 ? p.N * p.HV : 65;
+  if (heads * p.V / 64 <= 64) return share::narrow;
+  const bool channels = p.family == family::kda || p.family == family::gdn2 ||
+                        p.family == family::carve;
+  return channels && heads <= 64 ? share::wide : share::all;
+}
 
 /// Bytes of a prepared chunk.
 template <int K>
@@ -535,51 +558,68 @@ std::size_t flag_bytes(const problem& p) {
   return static_cast<std::size_t>(slots_of(p)) * p.HV * sizeof(int);
 }
 
-template <class In, int K, int V, axis Decay, axis Erase, axis Write>
-status launch(const problem& p, const outputs& out, char* workspace,
-              CUstream_st* stream) {
+/// Launches a split kernel, or says in `launched` that it does not fit.
+template <class In, int K, int V, axis Decay, axis Erase, axis Write,
+          share Share>
+status launch_split(const problem& p, const outputs& out, char* workspace,
+                    CUstream_st* stream, bool* launched) {
+  using layout = split_layout<K, V, Decay, Erase, Write, Share>;
+  constexpr bool narrow = Share == share::narrow;
+  constexpr int cluster = narrow && Erase == axis::content ? V / 64 : 1;
   int device = 0, processors = 0;
   CARVE_CUDA_TRY(cudaGetDevice(&device));
   CARVE_CUDA_TRY(cudaDeviceGetAttribute(
       &processors, cudaDevAttrMultiProcessorCount, device));
-  const int walkers = walkers_of(p);
   // Walkers wait for preparers and fill a multiprocessor each, so some must be
   // left over; of a cluster two in one of the eight parts of the chip.
-  constexpr int cluster = Erase == axis::content ? V / 64 : 1;
+  const int walkers = p.N * p.HV * (narrow ? V / 64 : 1);
   const int others = processors - walkers;
-  const bool room = cluster == 1 || others > 8 + cluster;
   // More preparers than the walkers need get in their way.
   constexpr int enough = Erase == axis::content ? 6 : 7;
-  using layout = split_layout<K, V, Decay, Erase, Write>;
   const int lanes =
       std::min(layout::prepare::count * others / p.HV, enough * p.N);
-  if (split(p) && room && lanes >= 1) {
-    const int slots = static_cast<int>(slots_of(p));
-    int* flags = reinterpret_cast<int*>(workspace +
-                                        static_cast<std::size_t>(slots) * p.HV *
-                                            prepared<K, Erase>::bytes);
-    CARVE_CUDA_TRY(cudaMemsetAsync(flags, 0, flag_bytes(p), stream));
-    auto kernel = split_kernel<In, K, V, Decay, Erase, Write>;
-    CARVE_CUDA_TRY(cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, layout::bytes));
-    cudaLaunchAttribute together = {};
-    together.id = cudaLaunchAttributeClusterDimension;
-    together.val.clusterDim = {cluster, 1, 1};
-    cudaLaunchConfig_t launch = {};
-    const int blocks =
-        (lanes * p.HV + layout::prepare::count - 1) / layout::prepare::count;
-    launch.gridDim = dim3(round_up(walkers + blocks, cluster));
-    launch.blockDim = dim3(group * layout::groups);
-    launch.dynamicSmemBytes = layout::bytes;
-    launch.stream = stream;
-    launch.attrs = &together;
-    launch.numAttrs = 1;
-    CARVE_CUDA_TRY(cudaLaunchKernelEx(&launch, kernel, p, out, workspace, flags,
-                                      slots, walkers, lanes));
-    return {};
-  }
+  if (lanes < 1 || (cluster > 1 && others <= 8 + cluster)) return {};
+  *launched = true;
+  const int slots = static_cast<int>(slots_of(p));
+  int* flags =
+      reinterpret_cast<int*>(workspace + static_cast<std::size_t>(slots) *
+                                             p.HV * prepared<K, Erase>::bytes);
+  CARVE_CUDA_TRY(cudaMemsetAsync(flags, 0, flag_bytes(p), stream));
+  auto kernel = split_kernel<In, K, V, Decay, Erase, Write, Share>;
+  CARVE_CUDA_TRY(cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, layout::bytes));
+  cudaLaunchAttribute together = {};
+  together.id = cudaLaunchAttributeClusterDimension;
+  together.val.clusterDim = {cluster, 1, 1};
+  cudaLaunchConfig_t launch = {};
+  const int blocks =
+      (lanes * p.HV + layout::prepare::count - 1) / layout::prepare::count;
+  launch.gridDim = dim3(round_up(walkers + blocks, cluster));
+  launch.blockDim = dim3(group * layout::groups);
+  launch.dynamicSmemBytes = layout::bytes;
+  launch.stream = stream;
+  launch.attrs = &together;
+  launch.numAttrs = 1;
+  CARVE_CUDA_TRY(cudaLaunchKernelEx(&launch, kernel, p, out, workspace, flags,
+                                    slots, walkers, lanes));
+  return {};
+}
+
+template <class In, int K, int V, axis Decay, axis Erase, axis Write>
+status launch(const problem& p, const outputs& out, char* workspace,
+              CUstream_st* stream) {
+  bool launched = false;
+  status s;
+  if (share_of(p) == share::narrow)
+    s = launch_split<In, K, V, Decay, Erase, Write, share::narrow>(
+        p, out, workspace, stream, &launched);
+  if constexpr (V > 64 && Decay == axis::channel)
+    if (share_of(p) == share::wide)
+      s = launch_split<In, K, V, Decay, Erase, Write, share::wide>(
+          p, out, workspace, stream, &launched);
+  if (launched || !s) return s;
   auto kernel = fused_kernel<In, K, V, Decay, Erase, Write>;
-  using shape = walk_layout<K, V, Decay, Erase, Write, true>;
+  using shape = walk_layout<K, V, Decay, Erase, Write, share::all>;
   CARVE_CUDA_TRY(cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape::bytes));
   kernel<<<p.N * p.HV, group * shape::groups, shape::bytes, stream>>>(p, out);
@@ -667,7 +707,7 @@ bool forward_hopper_supports(const problem& p) {
 
 status forward_hopper_workspace(const problem& p, std::size_t* bytes) {
   *bytes = 0;
-  if (split(p)) {
+  if (share_of(p) != share::all) {
     *bytes = static_cast<std::size_t>(slots_of(p)) * p.HV *
                  (p.K == 64 ? bytes_of<64>(p) : bytes_of<128>(p)) +
              flag_bytes(p);

@@ -179,12 +179,14 @@ TEST_CASE("the fastest kernels on packed sequences and grouped heads",
     s.cu = {0, 0, 1, 64, 200, 200, 333};
     s.T = 333;
     check(s, draw::hard, path::best, 5e-3, 1e-2);
-    // A few of one length, whose chunks are prepared in turn.
+    // A few of one length, whose chunks are prepared in turn, and some more.
     s.cu.clear();
-    s.B = 3;
     s.T = 200;
-    s.seed = 2;
-    check(s, draw::hard, path::best, 5e-3, 1e-2);
+    for (const int B : {3, 10}) {
+      s.B = B;
+      s.seed = B;
+      check(s, draw::hard, path::best, 5e-3, 1e-2);
+    }
   }
 }
 
