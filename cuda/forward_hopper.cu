@@ -348,8 +348,8 @@ struct preparer_layout {
   static constexpr int count = 2;
 };
 
-/// A block's warpgroups when walking and preparing are apart: a walker and one
-/// that loads for it, or two that gate for it.
+/// A block when walking and preparing are apart: one that walks, or that many
+/// preparing warpgroups.
 template <int K, int V, axis Decay, axis Erase, axis Write, share Share>
 struct split_layout {
   using walk = walk_layout<K, V, Decay, Erase, Write, Share>;

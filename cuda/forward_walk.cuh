@@ -63,7 +63,6 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
                                             const walk_shared& at, int barrier,
                                             int thread) {
   constexpr bool content = Erase == axis::content;
-  constexpr bool overlap = Split;
   using part = prepared<K, Erase>;
   using barriers = gate_barriers;
   constexpr int walkers = Split ? 1 : V / 64;  // content, of the block
@@ -233,8 +232,8 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       }
     }
   };
-  [[maybe_unused]] float ahead[32];  // overlap: u from chunk to chunk
-  if constexpr (overlap) {
+  [[maybe_unused]] float ahead[32];  // from chunk to chunk, u
+  if constexpr (Split) {
     if (chunks > 0) {
       barrier_wait(at.ready, 0);
       start(0, ahead, [] {});
@@ -299,7 +298,7 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
     const std::uint32_t numbers = at.numbers + stage * part::numbers;
     // Local, since a product that does not add is taken to read them.
     float y[32], here[32];
-    float(&u)[32] = overlap ? ahead : here;
+    float(&u)[32] = Split ? ahead : here;
     const auto read_state = [&] {
       const std::uint32_t tile = tile_start(block + part::queries);
 #pragma unroll
@@ -315,10 +314,10 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       load_matrices_transposed(
           r, at.values + n % vs * tile_bytes + lane_tile + 2048 * j);
     };
-    if constexpr (overlap && content) {
+    if constexpr (Split && content) {
       copy_async_wait<0>();
       sync_group<group>(barrier);
-    } else if constexpr (overlap) {
+    } else if constexpr (Split) {
       product_fence();
       read_state();
       product_commit();
@@ -385,7 +384,7 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
     product_commit();
     product_wait<0>();
     pin(u);
-    if constexpr (overlap) pin(y);
+    if constexpr (Split) pin(y);
     if constexpr (content && Split)
       if (lane == 0) barrier_arrive(at.erased + 8 * stage);
 #pragma unroll
@@ -409,14 +408,14 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
     };
     product_fence();
     update_state();
-    if constexpr (!overlap) read_state();
+    if constexpr (!Split) read_state();
     read_written();
     const int used = stage;
     if (++stage == stages) {
       stage = 0;
       phase ^= 1;
     }
-    if constexpr (overlap) {
+    if constexpr (Split) {
       product_wait<1>();
       pin(state);
       const auto written = [&] {
@@ -439,13 +438,13 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       product_wait<0>();
       pin(state);
     }
-    if constexpr (!(overlap && content)) {
+    if constexpr (!(Split && content)) {
       pin(y);
       if (lane == 0) barrier_arrive(at.empty + 8 * used);
       put_out(n, y);
       write_out(n);
     }
-    if constexpr (overlap) {
+    if constexpr (Split) {
       product_wait<0>();
       pin(u);
     }

@@ -312,7 +312,7 @@ __device__ __forceinline__ void mma_16(float (&d)[4],
 /// Rows of 64 elements, eight rows are 1024 bytes.  `panel` is the distance in
 /// bytes between successive 64-element panels, used where the operand's
 /// contiguous axis is not the axis summed over.  (In a cluster a shared address
-/// has the block's rank in its upper bits, where a descriptor has the panels.)
+/// may have upper bits set, which would fall on the distance of panels.)
 __device__ __forceinline__ std::uint32_t tile_start(std::uint32_t address,
                                                     int panel = 16) {
   return ((address >> 4) & 0x3FFF) | static_cast<std::uint32_t>(panel >> 4)
