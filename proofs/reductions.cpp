@@ -5,7 +5,7 @@
 #include <sstream>
 #include <type_traits>
 
-#include "carve/gates.hpp"
+#include "carve/family.hpp"
 #include "carve/triangular.hpp"
 #include "directional.hpp"
 #include "mutants.hpp"

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -36,7 +37,7 @@ class batch {
       }
       x_.g = activate_decay(act, p.in.g, p.in.A_log, p.in.dt_bias);
       x_.beta = activate(act.beta, std::move(x_.beta));
-      if (p.family != family::carve) x_.b = activate(act.b, std::move(x_.b));
+      if (!info(p.family).content_gate) x_.b = activate(act.b, std::move(x_.b));
       x_.w = activate(act.w, std::move(x_.w));
       if (!p.linear_decay) {
         a_ = exponential(x_.g, run);
@@ -74,7 +75,7 @@ class batch {
     h.w = view<const T>(info(p_.family).tied ? x_.beta : x_.w, n, hv);
     h.e = view<const T>(x_.e, n, hv);
     h.mask = mask_view<const T>(x_.E, n, hv);
-    h.erases = info(p_.family).erase != axis::none;
+    h.erases = info(p_.family).erases();
     h.S0 = states<const T>(x_.initial_state, n, hv);
     h.scale = scale_;
     h.read = p_.read;
@@ -149,7 +150,7 @@ class batch {
       d.g = activate_decay_back(act, raw.g, raw.A_log, raw.dt_bias,
                                 std::move(d.g), &d.A_log, &d.dt_bias);
       d.beta = activate_back(act.beta, raw.beta, std::move(d.beta));
-      if (p_.family != family::carve) {
+      if (!info(p_.family).content_gate) {
         d.b = activate_back(act.b, raw.b, std::move(d.b));
       }
       d.w = activate_back(act.w, raw.w, std::move(d.w));
@@ -208,7 +209,7 @@ outputs<T> forward(const problem<T>& p, const Solver& solver = {},
     const rows<T> o = heads.template view<T>(out.o, s, hv);
     const state_view<T> S = heads.template states<T>(out.final_state, s, hv);
     if constexpr (scalar_traits<T>::is_real) {
-      if (p.family == family::carve) {
+      if (info(p.family).content_gate) {
         return content_forward(h, heads.gate_of(hv), solver, o, S);
       }
     }
@@ -228,12 +229,10 @@ gradient_result<T> backward(const problem<T>& p, const outputs<T>& cotangents,
   const batch<T> heads(p, run);
   const dimensions n = heads.size();
   gradient_result<T> r{{heads.zero_outputs(), heads.zero_states()}, {}};
-  if (cotangents.o.present()) {
-    detail::expect_shape("do", cotangents.o, {r.out.o.shape}, " like o");
-  }
-  if (cotangents.final_state.present()) {
-    detail::expect_shape("dfinal_state", cotangents.final_state,
-                         {r.out.final_state.shape}, " like final_state");
+  for (const auto& m : outputs<T>::members()) {
+    if (!(cotangents.*m.at).present()) continue;
+    detail::expect_shape("d" + std::string(m.name), cotangents.*m.at,
+                         {(r.out.*m.at).shape}, " like " + std::string(m.name));
   }
   for (const auto& m : tensors<T>::members()) {
     if ((p.in.*m.at).present()) {
@@ -250,7 +249,7 @@ gradient_result<T> backward(const problem<T>& p, const outputs<T>& cotangents,
     const rows<T> o = heads.template view<T>(r.out.o, s, hv);
     const state_view<T> S = heads.template states<T>(r.out.final_state, s, hv);
     if constexpr (scalar_traits<T>::is_real) {
-      if (p.family == family::carve) {
+      if (info(p.family).content_gate) {
         const content_gate_gradients<T> parameters{
             {&d.w_down.data[hv * n.rho * n.V], n.V, 1},
             {&d.w_up.data[hv * n.K * n.rho], n.rho, 1}};
@@ -263,7 +262,7 @@ gradient_result<T> backward(const problem<T>& p, const outputs<T>& cotangents,
   // What several value heads (q, k) or several sequences (the content gate's
   // projections) share is written by one task, in order.
   const index_t group = n.HV / n.H;
-  const index_t together = p.family == family::carve ? n.N : 1;
+  const index_t together = info(p.family).content_gate ? n.N : 1;
   parallel_for(n.N / together * n.H, run, [&](index_t task) {
     const index_t first = task / n.H, key_head = task % n.H;
     for (index_t s = first; s < first + together; ++s) {

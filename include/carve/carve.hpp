@@ -12,7 +12,9 @@
 /// |---|---|
 /// | @ref batch.hpp | what are outputs and gradients of a whole problem? |
 /// | @ref problem.hpp | which tensors, of which shapes? do they fit together? |
-/// | @ref gates.hpp | which gate varies along which axis in which model? |
+/// | @ref family.hpp | which gate varies along which axis in which model? |
+/// | @ref family_name.hpp | which model does a name mean? |
+/// | @ref tensor_table.hpp | what is known of each tensor? |
 /// | @ref activation.hpp | what do models put in front of the recurrence? |
 /// | @ref tensor.hpp | how are shape and elements kept? |
 /// | @ref parallel.hpp | how are heads and sequences spread over the cores? |
@@ -70,7 +72,8 @@
 #include "carve/dual.hpp"
 #include "carve/eigen_traits.hpp"
 #include "carve/error.hpp"
-#include "carve/gates.hpp"
+#include "carve/family.hpp"
+#include "carve/family_name.hpp"
 #include "carve/head.hpp"
 #include "carve/lanes.hpp"
 #include "carve/multiprecision.hpp"
@@ -84,5 +87,6 @@
 #include "carve/segment.hpp"
 #include "carve/solver.hpp"
 #include "carve/tensor.hpp"
+#include "carve/tensor_table.hpp"
 #include "carve/triangular.hpp"
 #include "carve/version.hpp"

@@ -3,75 +3,31 @@
 /// check that they fit together.
 #pragma once
 
-#include <array>
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "carve/activation.hpp"
 #include "carve/error.hpp"
-#include "carve/gates.hpp"
+#include "carve/family.hpp"
 #include "carve/head.hpp"
 #include "carve/scalar.hpp"
 #include "carve/tensor.hpp"
+#include "carve/tensor_table.hpp"
 
 namespace carve {
 
-/// The tensors of a problem, or the gradients of all of them. Which ones a
-/// family takes is `required_tensors`.
-///
-/// | tensor | shape | meaning |
-/// |---|---|---|
-/// | q, k | [B,T,H,K] | query, key |
-/// | v | [B,T,HV,V] | value; HV is a multiple of H |
-/// | g | [B,T,HV,K] or per head | **natural log** of the key-axis decay |
-/// | gd | [B,T,HV,V] or per head | natural log of the value-axis decay |
-/// | beta | [B,T,HV] | erase and write gate in one |
-/// | b | [B,T,HV,K] or per head | key-axis erase gate; carve: its logits |
-/// | e | [B,T,HV,V] or per head | value-axis erase gate |
-/// | E | [B,T,HV,K,V] | full-mask erase gate |
-/// | w | [B,T,HV,V] or per head | write gate |
-/// | initial_state | [N,HV,K,V] | start state; [N,HV,V,K] if state_v_first |
-/// | w_down, w_up | [HV,rho,V], [HV,K,rho] | the content gate's projections |
-/// | A_log, dt_bias | [HV], [HV] or [HV,K] | of the decay's activation |
-///
-/// "Per head" is the same without the last axis. Wherever HV stands, H is
-/// accepted too. Value head i reads query and key head `i / (HV / H)`.
+/// The tensors of a problem, or the gradients of all of them; the table of
+/// each_tensor says which there are, and which family takes which. Gates may
+/// have H heads where HV stands. Value head i reads query and key head
+/// `i / (HV / H)`.
 template <class T>
-struct tensors {
-  /// A tensor of the table of `tensors`.
-  ///@{
-  tensor<T> q, k, v, g, gd, beta, b, e, E, w, initial_state;
-  tensor<T> w_down, w_up, A_log, dt_bias;
-  ///@}
-
-  /// A tensor's name and where it is.
-  struct member {
-    std::string_view name;   ///< as in the table and in files
-    tensor<T> tensors::*at;  ///< `x.*at` is the tensor of `x`
-  };
-  /// All of them by name.
-  static constexpr auto members() {
-    return std::array{
-        member{"q", &tensors::q},
-        member{"k", &tensors::k},
-        member{"v", &tensors::v},
-        member{"g", &tensors::g},
-        member{"gd", &tensors::gd},
-        member{"beta", &tensors::beta},
-        member{"b", &tensors::b},
-        member{"e", &tensors::e},
-        member{"E", &tensors::E},
-        member{"w", &tensors::w},
-        member{"initial_state", &tensors::initial_state},
-        member{"w_down", &tensors::w_down},
-        member{"w_up", &tensors::w_up},
-        member{"A_log", &tensors::A_log},
-        member{"dt_bias", &tensors::dt_bias},
-    };
-  }
-};
+using tensors = each_tensor<tensor<T>>;
 
 /// A batched problem: the recurrence of `head` for every sequence and head.
 template <class T>
@@ -93,10 +49,7 @@ struct problem {
 
 /// Outputs and final state of a problem, or their cotangents.
 template <class T>
-struct outputs {
-  tensor<T> o;            ///< [B,T,HV,V]
-  tensor<T> final_state;  ///< [N,HV,K,V], or [N,HV,V,K] if state_v_first
-};
+using outputs = each_output<tensor<T>>;
 
 /// The sizes that the tensors of a problem agree on.
 struct dimensions {
@@ -111,22 +64,70 @@ struct dimensions {
 
 /// Names of the tensors that a family must have.
 inline std::vector<std::string_view> required_tensors(family f) {
-  const family_info& row = info(f);
-  std::vector<std::string_view> names{"q", "k", "v"};
-  if (row.decay != axis::none) names.push_back("g");
-  if (row.tied) {
-    names.push_back("beta");
-    return names;
-  }
-  if (row.erase == axis::key) names.push_back("b");
-  if (row.erase == axis::value) names.push_back("e");
-  if (row.erase == axis::mask) names.push_back("E");
-  if (row.write != axis::none) names.push_back("w");
-  if (f == family::carve) {
-    names.push_back("w_down");
-    names.push_back("w_up");
+  std::vector<std::string_view> names;
+  for (const tensor_row& row : each_tensor<char>::members()) {
+    if (required(row, info(f))) names.push_back(row.name);
   }
   return names;
+}
+
+/// The axes of a tensor, each by its letters as in tensor_row::axes.
+/// @param[in] along  what * stands for.
+inline std::vector<std::string_view> axes_of(const tensor_row& row, axis along,
+                                             bool state_v_first = false) {
+  std::vector<std::string_view> axes;
+  std::string_view rest = row.axes;
+  while (!rest.empty()) {
+    const std::size_t end = std::min(rest.find(','), rest.size());
+    const std::string_view letters = rest.substr(0, end);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    const bool both = along == axis::mask;
+    if (letters != "*") {
+      axes.push_back(letters);
+    } else if (both && row.role == tensor_role::state && state_v_first) {
+      axes.insert(axes.end(), {"V", "K"});
+    } else {
+      if (both || along == axis::key) axes.push_back("K");
+      if (both || along == axis::value) axes.push_back("V");
+    }
+  }
+  return axes;
+}
+
+/// The shape that those axes have.
+inline tensor_shape shape_of(const std::vector<std::string_view>& axes,
+                             const dimensions& n) {
+  const std::pair<std::string_view, index_t> sizes[] = {
+      {"B", n.B}, {"T", n.T}, {"H", n.H}, {"HV", n.HV},
+      {"K", n.K}, {"V", n.V}, {"N", n.N}, {"rho", n.rho}};
+  tensor_shape shape;
+  for (const std::string_view letters : axes) {
+    for (const auto& [name, size] : sizes) {
+      if (letters == name) shape.push_back(size);
+    }
+  }
+  return shape;
+}
+
+/// The shapes that a tensor may have in a problem of those sizes; the first is
+/// the full one.
+inline std::vector<tensor_shape> shapes_of(const tensor_row& row,
+                                           const family_info& f,
+                                           const dimensions& n,
+                                           bool state_v_first) {
+  std::vector<tensor_shape> shapes;
+  const auto add = [&](axis along) {
+    std::vector<std::string_view> axes = axes_of(row, along, state_v_first);
+    shapes.push_back(shape_of(axes, n));
+    if (!row.shared || n.H == n.HV) return;
+    std::replace(axes.begin(), axes.end(), std::string_view("HV"),
+                 std::string_view("H"));
+    shapes.push_back(shape_of(axes, n));
+  };
+  const axis along = row.along(f);
+  add(along);
+  if (row.per_head && along != axis::head) add(axis::head);
+  return shapes;
 }
 
 namespace detail {
@@ -146,17 +147,12 @@ void expect_shape(std::string_view name, const tensor<T>& x,
   throw error(name, ": expected ", expected, like, ", got ", x.shape);
 }
 
-/// Shapes that a gate may have: per channel (width > 0) and per head.
-inline std::vector<tensor_shape> gate_shapes(const dimensions& n,
-                                             index_t width) {
-  std::vector<tensor_shape> shapes;
-  if (width > 0) {
-    shapes.push_back({n.B, n.T, n.HV, width});
-    if (n.H != n.HV) shapes.push_back({n.B, n.T, n.H, width});
-  }
-  shapes.push_back({n.B, n.T, n.HV});
-  if (n.H != n.HV) shapes.push_back({n.B, n.T, n.H});
-  return shapes;
+/// What a shape is like, for messages: q, or the letters of its axes.
+inline std::string likeness(const tensor_row& row, const family_info& f,
+                            bool state_v_first) {
+  if (row.per_head || row.shared) return "";  // several shapes
+  if (row.axes == each_tensor<char>::members()[0].axes) return " like q";
+  return " (" + text(axes_of(row, row.along(f), state_v_first)) + ")";
 }
 
 inline std::string position(const tensor_shape& shape, std::size_t flat) {
@@ -200,31 +196,21 @@ inline index_t check_cu_seqlens(const std::vector<std::int64_t>& cu,
 ///                       also for a NaN or an infinity in an input.
 template <class T>
 dimensions check(const problem<T>& p) {
-  const family_info& row = info(p.family);
+  const family_info& f = info(p.family);
   const tensors<T>& x = p.in;
-  for (const std::string_view name : required_tensors(p.family)) {
-    for (const auto& m : tensors<T>::members()) {
-      if (m.name == name && !(x.*m.at).present()) {
-        throw error(name, ": missing; family ", row.name, " needs ",
-                    required_tensors(p.family));
-      }
-    }
-  }
-  const auto refuse = [&](const tensor<T>& t, std::string_view name) {
-    if (t.present()) {
-      throw error(name, ": not a tensor of family ", row.name, ", which takes ",
+  constexpr auto members = tensors<T>::members();
+  for (const auto& m : members) {
+    if (required(m, f) && !(x.*m.at).present()) {
+      throw error(m.name, ": missing; family ", f.name, " needs ",
                   required_tensors(p.family));
     }
-  };
-  if (row.decay == axis::none) refuse(x.g, "g");
-  if (!row.tied) refuse(x.beta, "beta");
-  if (row.tied || row.erase != axis::key) refuse(x.b, "b");
-  if (row.erase != axis::value) refuse(x.e, "e");
-  if (row.erase != axis::mask) refuse(x.E, "E");
-  if (row.tied || row.write == axis::none) refuse(x.w, "w");
-  if (p.family != family::carve) refuse(x.w_down, "w_down");
-  if (p.family != family::carve) refuse(x.w_up, "w_up");
-
+  }
+  for (const auto& m : members) {
+    if (m.along(f) == axis::none && (x.*m.at).present()) {
+      throw error(m.name, ": not a tensor of family ", f.name, ", which takes ",
+                  required_tensors(p.family));
+    }
+  }
   if (x.q.rank() != 4) {
     throw error("q: expected [B,T,H,K], got ", x.q.shape);
   }
@@ -234,68 +220,47 @@ dimensions check(const problem<T>& p) {
     throw error("q: expected [B,T,H,K] with B, H, K at least 1, got ",
                 x.q.shape);
   }
-  detail::expect_shape("k", x.k, {x.q.shape}, " like q");
   if (x.v.rank() != 4 || x.v.dim(0) != n.B || x.v.dim(1) != n.T ||
       x.v.dim(2) < 1 || x.v.dim(2) % n.H != 0 || x.v.dim(3) < 1) {
     throw error("v: expected [", n.B, ",", n.T, ",HV,V] with HV a multiple of ",
                 n.H, ", got ", x.v.shape);
   }
   n.HV = x.v.dim(2), n.V = x.v.dim(3);
-  const auto gate = [&](std::string_view name, const tensor<T>& t, axis along) {
-    if (!t.present()) return;
-    const index_t width = along == axis::key     ? n.K
-                          : along == axis::value ? n.V
-                                                 : 0;
-    detail::expect_shape(name, t, detail::gate_shapes(n, width), "");
-  };
-  gate("g", x.g, row.decay);
-  gate("gd", x.gd, axis::value);
-  gate("beta", x.beta, axis::head);
-  gate("b", x.b, axis::key);
-  gate("e", x.e, axis::value);
-  gate("w", x.w, row.write);
-  if (x.E.present()) {
-    detail::expect_shape("E", x.E, {{n.B, n.T, n.HV, n.K, n.V}}, "");
-  }
   n.N = detail::check_cu_seqlens(p.cu_seqlens, n);
-  if (x.initial_state.present()) {
-    detail::expect_shape("initial_state", x.initial_state,
-                         {p.state_v_first ? tensor_shape{n.N, n.HV, n.V, n.K}
-                                          : tensor_shape{n.N, n.HV, n.K, n.V}},
-                         p.state_v_first ? " ([N,HV,V,K])" : " ([N,HV,K,V])");
+  if (x.w_down.rank() == 3) n.rho = x.w_down.dim(1);
+  for (const auto& m : members) {
+    if (!(x.*m.at).present()) continue;
+    detail::expect_shape(m.name, x.*m.at, shapes_of(m, f, n, p.state_v_first),
+                         detail::likeness(m, f, p.state_v_first));
   }
-  if (p.family == family::carve) {
+  if (f.content_gate) {
     if (p.window < 1) {
       throw error("window: expected at least 1 token, got ", p.window);
     }
-    n.rho = x.w_down.rank() == 3 ? x.w_down.dim(1) : 0;
-    detail::expect_shape("w_down", x.w_down, {{n.HV, n.rho, n.V}},
-                         " ([HV,rho,V])");
-    detail::expect_shape("w_up", x.w_up, {{n.HV, n.K, n.rho}}, " ([HV,K,rho])");
     if (p.act.b != gate_activation::none) {
-      throw error("b: the carve family activates its erase logits itself");
+      throw error("b: the ", f.name,
+                  " family activates its erase logits itself");
     }
   }
   if (p.act.decay == decay_activation::none) {
-    refuse(x.A_log, "A_log");
-    refuse(x.dt_bias, "dt_bias");
+    for (const auto& [t, name] :
+         {std::pair{&x.A_log, "A_log"}, std::pair{&x.dt_bias, "dt_bias"}}) {
+      if (t->present()) {
+        throw error(name, ": expected a decay activation that reads it, got ",
+                    "none");
+      }
+    }
   }
   if (p.act.decay != decay_activation::none && x.g.present() &&
       x.g.dim(2) != n.HV) {
     throw error("g: expected logits of ", n.HV, " value heads, got ",
                 x.g.shape);
   }
-  if (x.A_log.present()) {
-    detail::expect_shape("A_log", x.A_log, {{n.HV}}, "");
+  if (x.dt_bias.rank() == 2 && x.g.rank() == 3) {
+    throw error("dt_bias: expected ", tensor_shape{n.HV}, " like g, which is ",
+                x.g.shape, ", got ", x.dt_bias.shape);
   }
-  if (x.dt_bias.present()) {
-    detail::expect_shape("dt_bias", x.dt_bias,
-                         x.g.rank() == 4
-                             ? std::vector<tensor_shape>{{n.HV}, {n.HV, n.K}}
-                             : std::vector<tensor_shape>{{n.HV}},
-                         "");
-  }
-  for (const auto& m : tensors<T>::members()) {
+  for (const auto& m : members) {
     const tensor<T>& t = x.*m.at;
     for (std::size_t i = 0; i < t.data.size(); ++i) {
       if (!carve::isfinite(t.data[i])) {

@@ -14,9 +14,12 @@ std::vector<judged_tensor> run_on_device(const dump&) {
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <cstring>
 #include <limits>
 #include <span>
+#include <string>
+#include <string_view>
 
 #include "carve/cuda.hpp"
 
@@ -92,6 +95,44 @@ std::vector<double> decode(dtype from, std::span<const std::byte> bytes) {
   return x;
 }
 
+/// How the kernels read and write the tensor of one row of the table.
+struct device_tensor {
+  std::string_view name;
+  cuda::tensor cuda::problem::*in = nullptr;
+  cuda::tensor cuda::gradients::*gradient = nullptr;
+  bool fp32 = false;  // else it has the format of q
+  // The states and parameters: fp32, without strides.
+  const float* cuda::problem::*floats = nullptr;
+  float* cuda::gradients::*float_gradient = nullptr;
+};
+
+constexpr std::array device_tensors{
+    device_tensor{"q", &cuda::problem::q, &cuda::gradients::dq},
+    device_tensor{"k", &cuda::problem::k, &cuda::gradients::dk},
+    device_tensor{"v", &cuda::problem::v, &cuda::gradients::dv},
+    device_tensor{"g", &cuda::problem::g, &cuda::gradients::dg, true},
+    device_tensor{"beta", &cuda::problem::beta, &cuda::gradients::dbeta},
+    device_tensor{"b", &cuda::problem::b, &cuda::gradients::db},
+    device_tensor{"e", &cuda::problem::e, &cuda::gradients::de},
+    device_tensor{"w", &cuda::problem::w, &cuda::gradients::dw},
+    device_tensor{.name = "initial_state",
+                  .floats = &cuda::problem::initial_state,
+                  .float_gradient = &cuda::gradients::d_initial_state},
+    device_tensor{.name = "w_down",
+                  .floats = &cuda::problem::w_down,
+                  .float_gradient = &cuda::gradients::d_w_down},
+    device_tensor{.name = "w_up",
+                  .floats = &cuda::problem::w_up,
+                  .float_gradient = &cuda::gradients::d_w_up},
+};
+
+const device_tensor* on_device(std::string_view name) {
+  for (const device_tensor& t : device_tensors) {
+    if (t.name == name) return &t;
+  }
+  return nullptr;
+}
+
 /// A dump's problem on the device.
 class device_problem {
  public:
@@ -106,9 +147,6 @@ class device_problem {
     if (in.state_v_first) {
       throw error("--cuda: the kernels take states [N,HV,K,V]");
     }
-    if (in.in.gd.present()) {
-      throw error("gd: the CUDA kernels have no value-axis decay");
-    }
     if (d.dtype == dtype::f64) {
       throw error("q: the CUDA kernels take F32, BF16 and F16, got F64");
     }
@@ -122,16 +160,19 @@ class device_problem {
     p_.HV = size(n.HV), p_.K = size(n.K), p_.V = size(n.V), p_.N = size(n.N);
     p_.scale = static_cast<float>(in.scale ? *in.scale : 1 / std::sqrt(n.K));
     p_.read_before = in.read == readout::before;
-    p_.q = upload("q", in.in.q, d.dtype), p_.k = upload("k", in.in.k, d.dtype);
-    p_.v = upload("v", in.in.v, d.dtype),
-    p_.beta = upload("beta", in.in.beta, d.dtype);
-    p_.g = upload("g", gate("g"), dtype::f32);
-    p_.b = upload("b", gate("b"), d.dtype);
-    p_.e = upload("e", gate("e"), d.dtype);
-    p_.w = upload("w", gate("w"), d.dtype);
-    p_.initial_state = floats(in.in.initial_state);
+    for (const auto& m : tensors<double>::members()) {
+      const tensor<double>& x = in.in.*m.at;
+      if (!x.present()) continue;
+      const device_tensor* const t = on_device(m.name);
+      if (!t) throw error(m.name, ": the CUDA kernels have no such tensor");
+      expect_full(m, x);
+      if (t->in) {
+        p_.*t->in = upload(m.name, x, t->fp32 ? dtype::f32 : d.dtype);
+      } else {
+        p_.*t->floats = floats(m.name, x);
+      }
+    }
     p_.window = size(in.window), p_.rank = size(n.rho);
-    p_.w_down = floats(in.in.w_down), p_.w_up = floats(in.in.w_up);
     if (!in.cu_seqlens.empty()) {
       p_.cu_seqlens = static_cast<const std::int64_t*>(
           keep(buffer(std::as_bytes(std::span(in.cu_seqlens)))));
@@ -157,23 +198,18 @@ class device_problem {
       throw error("do: missing; the CUDA kernels need it for gradients");
     }
     g.d_o = upload("do", d_.cotangents.o, d_.dtype);
-    g.d_final_state = floats(d_.cotangents.final_state);
-    const auto like = [&](const char* name, const tensor<double>& x, dtype as) {
-      return x.present() ? output(name, x.shape, as) : cuda::tensor{};
-    };
-    g.dq = like("dq", in.in.q, d_.dtype), g.dk = like("dk", in.in.k, d_.dtype);
-    g.dv = like("dv", in.in.v, d_.dtype);
-    g.dg = like("dg", gate("g"), dtype::f32);
-    g.dbeta = like("dbeta", in.in.beta, d_.dtype);
-    g.db = like("db", gate("b"), d_.dtype);
-    g.de = like("de", gate("e"), d_.dtype);
-    g.dw = like("dw", gate("w"), d_.dtype);
-    const auto state_like = [&](const char* name, const tensor<double>& x) {
-      return x.present() ? state(name, x.shape) : nullptr;
-    };
-    g.d_initial_state = state_like("dinitial_state", in.in.initial_state);
-    g.d_w_down = state_like("dw_down", in.in.w_down);
-    g.d_w_up = state_like("dw_up", in.in.w_up);
+    g.d_final_state = floats("dfinal_state", d_.cotangents.final_state);
+    for (const auto& m : tensors<double>::members()) {
+      const tensor<double>& x = in.in.*m.at;
+      if (!x.present()) continue;
+      const device_tensor& t = *on_device(m.name);
+      const std::string name = "d" + std::string(m.name);
+      if (t.in) {
+        g.*t.gradient = output(name, x.shape, t.fp32 ? dtype::f32 : d_.dtype);
+      } else {
+        g.*t.float_gradient = state(name, x.shape);
+      }
+    }
     std::size_t bytes = 0;
     require(cuda::backward_workspace(p_, &bytes));
     const buffer workspace(bytes);
@@ -210,24 +246,14 @@ class device_problem {
     }
   }
 
-  /// The gate of that name; it must have the shape that the kernels read.
-  const tensor<double>& gate(std::string_view name) const {
-    for (const auto& m : tensors<double>::members()) {
-      if (m.name != name) continue;
-      const tensor<double>& x = d_.in.in.*m.at;
-      const family_info& row = info(d_.in.family);
-      const axis along = name == "g"   ? row.decay
-                         : name == "w" ? row.write
-                                       : row.erase;
-      const index_t rank = along == axis::head ? 3 : 4;
-      if (x.present() && (x.rank() != rank || x.dim(2) != d_.size.HV)) {
-        throw error(name, ": the CUDA kernels take one gate for each of ",
-                    d_.size.HV, " value heads and every channel, got ",
-                    x.shape);
-      }
-      return x;
+  /// The kernels broadcast nothing: a gate has all its heads and channels.
+  void expect_full(const tensor_row& row, const tensor<double>& x) const {
+    const tensor_shape full =
+        shapes_of(row, info(d_.in.family), d_.size, false).front();
+    if (x.shape != full) {
+      throw error(row.name, ": the CUDA kernels take ", full, ", got ",
+                  x.shape);
     }
-    throw error(name, ": not a gate");
   }
 
   void* keep(buffer b) {
@@ -240,31 +266,35 @@ class device_problem {
     return {data, shape[1] * shape[2] * head, shape[2] * head, head};
   }
 
-  /// The kernels read one format; a tensor that was given in a wider one must
-  /// not be rounded behind its owner's back.
-  cuda::tensor upload(std::string_view name, const tensor<double>& x,
-                      dtype as) {
-    if (!x.present()) return {};
+  /// In device memory; null for an absent tensor.  What was given in a wider
+  /// format than the kernels read must not be rounded behind its owner's back.
+  void* place(std::string_view name, const tensor<double>& x, dtype as) {
+    if (!x.present()) return nullptr;
     const std::vector<std::byte> bytes = encode(as, x.data);
     if (decode(as, bytes) != x.data) {
       throw error(name, ": the CUDA kernels read it as ",
                   safetensors::dtype_name(as), ", which cannot hold it");
     }
-    return strided(keep(buffer(bytes)), x.shape);
+    return keep(buffer(bytes));
   }
-  const float* floats(const tensor<double>& x) {
-    if (!x.present()) return nullptr;
-    return static_cast<const float*>(keep(buffer(encode(dtype::f32, x.data))));
+  cuda::tensor upload(std::string_view name, const tensor<double>& x,
+                      dtype as) {
+    if (!x.present()) return {};
+    return strided(place(name, x, as), x.shape);
+  }
+  const float* floats(std::string_view name, const tensor<double>& x) {
+    return static_cast<const float*>(place(name, x, dtype::f32));
   }
 
   /// A tensor to be written, NaN until then.
-  cuda::tensor output(const char* name, const tensor_shape& shape, dtype as) {
+  cuda::tensor output(const std::string& name, const tensor_shape& shape,
+                      dtype as) {
     const std::vector<double> unwritten(
         element_count(shape), std::numeric_limits<double>::quiet_NaN());
     outputs_.push_back({name, as, shape, buffer(encode(as, unwritten))});
     return strided(outputs_.back().memory.data(), shape);
   }
-  float* state(const char* name, const tensor_shape& shape) {
+  float* state(const std::string& name, const tensor_shape& shape) {
     return static_cast<float*>(output(name, shape, dtype::f32).data);
   }
 

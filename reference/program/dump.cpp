@@ -3,8 +3,9 @@
 #include <charconv>
 #include <cmath>
 #include <optional>
-#include <set>
 #include <utility>
+
+#include "carve/family_name.hpp"
 
 namespace carve::program {
 
@@ -12,24 +13,40 @@ namespace {
 
 namespace st = safetensors;
 
-std::string known_tensors() {
-  std::string names;
-  for (const auto& m : tensors<double>::members()) {
-    names += std::string(m.name) + ", ";
+/// What the tables say of a tensor in a file.
+struct file_tensor {
+  std::string_view role = "unknown";  // as role_of gives it
+  tensor_row row = {};                // of the tensor, or what it belongs to
+};
+
+file_tensor described(std::string_view name) {
+  const bool derived = name.starts_with('d');
+  const std::string_view rest = name.substr(derived ? 1 : 0);
+  file_tensor found;
+  for (const tensor_row& row : tensors<double>::members()) {
+    if (row.name == name) return {"input", row};
+    if (derived && row.name == rest) found = {"gradient", row};
   }
-  return names +
-         "cu_seqlens, o, final_state, do, dfinal_state or d with an "
-         "input's name";
+  for (const tensor_row& row : outputs<double>::members()) {
+    if (row.name == name) return {"output", row};
+    if (derived && row.name == rest) found = {"cotangent", row};
+  }
+  return found;
 }
 
-/// The input of which `name` is the gradient; empty when it is none.
-std::string_view gradient_of(std::string_view name) {
-  for (const auto& m : tensors<double>::members()) {
-    if (name.size() > 1 && name[0] == 'd' && name.substr(1) == m.name) {
-      return m.name;
+std::string known_tensors() {
+  std::string names;
+  const auto add = [&](std::string_view before, const auto& rows) {
+    for (const tensor_row& row : rows) {
+      names += std::string(before) + std::string(row.name) + ", ";
     }
-  }
-  return {};
+  };
+  add("", tensors<double>::members());
+  names += "cu_seqlens, ";
+  add("", outputs<double>::members());
+  add("d", outputs<double>::members());
+  names.resize(names.size() - 2);
+  return names + " or d with an input's name";
 }
 
 /// A setting as the caller or the file gives it.
@@ -147,61 +164,45 @@ problem<double> read_settings(const settings_reader& given, bool* heads_first) {
   return p;
 }
 
-/// Shape that an output must have, and what it is like.
-std::pair<tensor_shape, std::string> expected_shape(const dump& d,
-                                                    std::string_view name) {
-  const dimensions& n = d.size;
-  if (name == "o" || name == "do") {
-    return {{n.B, n.T, n.HV, n.V}, " ([B,T,HV,V])"};
-  }
-  if (name == "final_state" || name == "dfinal_state") {
-    if (d.in.state_v_first) return {{n.N, n.HV, n.V, n.K}, " ([N,HV,V,K])"};
-    return {{n.N, n.HV, n.K, n.V}, " ([N,HV,K,V])"};
-  }
-  for (const auto& m : tensors<double>::members()) {
-    if (m.name != gradient_of(name)) continue;
-    const tensor<double>& x = d.in.in.*m.at;
-    if (!x.present()) {
-      throw error(name, ": the gradient of ", m.name,
-                  ", which the file does not hold");
-    }
-    return {x.shape, " like " + std::string(m.name)};
-  }
-  throw error(name, ": not the name of an output");
-}
-
+/// @throws carve::error  unless an output, its cotangent or a gradient has the
+///                       shape that it must have.
 void check_shape(const dump& d, std::string_view name,
                  const tensor<double>& x) {
-  auto [shape, like] = expected_shape(d, name);
-  tensor_shape got = x.shape;
-  if (shape == got) return;
-  // The user's own order of axes is the one to speak of.
-  if (d.heads_first && has_tokens(name)) {
-    std::swap(shape[1], shape[2]), std::swap(got[1], got[2]);
-    if (like.front() == ' ' && like[1] == '(') like = " ([B,HV,T,V])";
+  const auto [role, row] = described(name);
+  const family_info& f = info(d.in.family);
+  std::vector<std::string_view> axes =
+      axes_of(row, row.along(f), d.in.state_v_first);
+  tensor_shape expected = shape_of(axes, d.size), got = x.shape;
+  if (role == "gradient") {
+    for (const auto& m : tensors<double>::members()) {
+      if (m.name == row.name) expected = (d.in.in.*m.at).shape;
+    }
+    if (expected.empty()) {
+      throw error(name, ": the gradient of ", row.name,
+                  ", which the file does not hold");
+    }
   }
-  throw error(name, ": expected ", shape, like, ", got ", got);
+  if (expected == got) return;
+  // The user's own order of axes is the one to speak of.
+  if (d.heads_first && row.role == tensor_role::token) {
+    std::swap(axes[1], axes[2]);
+    std::swap(expected[1], expected[2]), std::swap(got[1], got[2]);
+  }
+  throw error(name, ": expected ", expected,
+              role == "gradient" ? " like " + std::string(row.name)
+                                 : " (" + text(axes) + ")",
+              ", got ", got);
 }
 
 }  // namespace
 
 std::string_view role_of(std::string_view name) {
-  if (name == "cu_seqlens") return "input";
-  for (const auto& m : tensors<double>::members()) {
-    if (m.name == name) return "input";
-  }
-  if (name == "o" || name == "final_state") return "output";
-  if (name == "do" || name == "dfinal_state") return "cotangent";
-  return gradient_of(name).empty() ? "unknown" : "gradient";
+  return name == "cu_seqlens" ? "input" : described(name).role;
 }
 
 bool has_tokens(std::string_view name) {
-  const std::string_view without =
-      role_of(name) == "gradient" ? name.substr(1) : name;
-  static const std::set<std::string_view> no_tokens{
-      "initial_state", "final_state", "dfinal_state", "w_down",
-      "w_up",          "A_log",       "dt_bias",      "cu_seqlens"};
-  return !no_tokens.contains(without);
+  const auto [role, row] = described(name);
+  return role != "unknown" && row.role == tensor_role::token;
 }
 
 dump read_dump(const st::file& file, const settings& given) {
@@ -250,8 +251,9 @@ dump read_dump(const st::file& file, const settings& given) {
     }
   }
 
-  const auto cotangent = [&](const char* name) {
-    if (!file.contains(name)) return tensor<double>{};
+  for (const auto& m : outputs<double>::members()) {
+    const std::string name = "d" + std::string(m.name);
+    if (!file.contains(name)) continue;
     tensor<double> x = read_tensor(file, name, d.heads_first);
     check_shape(d, name, x);
     for (std::size_t i = 0; i < x.data.size(); ++i) {
@@ -260,16 +262,11 @@ dump read_dump(const st::file& file, const settings& given) {
                     "infinity at ", detail::position(x.shape, i));
       }
     }
-    return x;
-  };
-  d.cotangents = {cotangent("do"), cotangent("dfinal_state")};
-
-  std::vector<std::string> names{"o", "final_state"};
-  for (const auto& m : tensors<double>::members()) {
-    names.push_back("d" + std::string(m.name));
+    d.cotangents.*m.at = std::move(x);
   }
-  for (const std::string& name : names) {
-    if (!file.contains(name)) continue;
+
+  const auto judge = [&](const std::string& name) {
+    if (!file.contains(name)) return;
     if (role_of(name) == "gradient" && !d.has_cotangents()) {
       throw error(name, ": a gradient needs the cotangent it came from: the ",
                   "file holds neither do nor dfinal_state");
@@ -278,6 +275,12 @@ dump read_dump(const st::file& file, const settings& given) {
                     read_tensor(file, name, d.heads_first)};
     check_shape(d, name, x.values);
     d.judged.push_back(std::move(x));
+  };
+  for (const tensor_row& row : outputs<double>::members()) {
+    judge(std::string(row.name));
+  }
+  for (const tensor_row& row : tensors<double>::members()) {
+    judge("d" + std::string(row.name));
   }
   return d;
 }

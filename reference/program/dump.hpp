@@ -81,20 +81,32 @@ dump read_dump(const safetensors::file& file, const settings& given = {});
 /// "gradient" or, for one that it does not know, "unknown".
 std::string_view role_of(std::string_view name);
 
+/// True where the tensor has a token axis, the ones that `layout` is about.
+bool has_tokens(std::string_view name);
+
+/// Calls `visit` with the name and the tensor of each output, then of each
+/// gradient, in a result.
+template <class Result, class Visit>
+void each_result(Result& r, const Visit& visit) {
+  for (const auto& m : decltype(r.out)::members()) {
+    visit(std::string(m.name), r.out.*m.at);
+  }
+  for (const auto& m : decltype(r.gradients)::members()) {
+    visit("d" + std::string(m.name), r.gradients.*m.at);
+  }
+}
+
 /// The tensor called `name`, an output or a gradient, in a result.
 template <class T>
 const tensor<T>& result_named(const gradient_result<T>& r,
                               std::string_view name) {
-  if (name == "o") return r.out.o;
-  if (name == "final_state") return r.out.final_state;
-  for (const auto& m : tensors<T>::members()) {
-    if (name.substr(1) == m.name) return r.gradients.*m.at;
-  }
-  throw error(name, ": not the name of an output");
+  const tensor<T>* found = nullptr;
+  each_result(r, [&](std::string_view of, const tensor<T>& x) {
+    if (of == name) found = &x;
+  });
+  if (!found) throw error(name, ": not the name of an output");
+  return *found;
 }
-
-/// True where the tensor has a token axis, the ones that `layout` is about.
-bool has_tokens(std::string_view name);
 
 /// `x` with axes 1 and 2 exchanged: [B,T,H,D] to [B,H,T,D] and back.
 template <class T>
@@ -116,21 +128,26 @@ tensor<T> exchange_axes(const tensor<T>& x) {
 }
 
 /// The same tensors in another scalar, each element by `f`.
-template <class To, class From, class Convert>
-tensors<To> convert_tensors(const tensors<From>& x, Convert&& f) {
-  tensors<To> y;
-  const auto to = tensors<To>::members();
-  const auto from = tensors<From>::members();
+///@{
+template <class To, template <class> class Each, class From, class Convert>
+Each<tensor<To>> convert_each(const Each<tensor<From>>& x, Convert&& f) {
+  Each<tensor<To>> y;
+  const auto to = Each<tensor<To>>::members();
+  const auto from = Each<tensor<From>>::members();
   for (std::size_t i = 0; i < to.size(); ++i) {
     y.*to[i].at = convert<To>(x.*from[i].at, f);
   }
   return y;
 }
-
+template <class To, class From, class Convert>
+tensors<To> convert_tensors(const tensors<From>& x, Convert&& f) {
+  return convert_each<To>(x, f);
+}
 template <class To, class From, class Convert>
 outputs<To> convert_outputs(const outputs<From>& x, Convert&& f) {
-  return {convert<To>(x.o, f), convert<To>(x.final_state, f)};
+  return convert_each<To>(x, f);
 }
+///@}
 
 template <class To, class From, class Convert>
 problem<To> convert_problem(const problem<From>& p, Convert&& f) {

@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "carve/family_name.hpp"
 #include "catch.hpp"
 #include "random_problem.hpp"
 
@@ -92,5 +93,54 @@ TEST_CASE("an unknown name lists the known ones") {
   REQUIRE_THROWS_WITH(
       carve::family_named("gdn3"),
       "family: expected one of linear, mamba2, gla, delta, gdn, kda, gdn2, "
-      "value_erase, full_erase, carve, got \"gdn3\"");
+      "value_erase, full_erase, carve, got \"gdn3\"; did you mean gdn or "
+      "gdn2?");
+}
+
+TEST_CASE("a family goes by its name, its title and its aliases") {
+  for (const carve::family_info& f : carve::families) {
+    REQUIRE(carve::family_named(f.name) == f.id);
+    REQUIRE(carve::family_named(f.title) == f.id);
+  }
+  REQUIRE(carve::family_named("GDN") == family::gdn);
+  REQUIRE(carve::family_named("DeltaNet") == family::delta);
+  REQUIRE(carve::family_named("gated_delta_net") == family::gdn);
+  REQUIRE(carve::family_named("gated-deltanet") == family::gdn);
+  REQUIRE(carve::family_named("Gated DeltaNet 2") == family::gdn2);
+}
+
+TEST_CASE("no two families share a name, a title or an alias") {
+  std::vector<std::string> names;
+  for (const carve::family_info& f : carve::families) {
+    std::vector<std::string> own{carve::detail::plain_name(f.name)};
+    const auto add = [&](std::string_view word) {
+      const std::string name = carve::detail::plain_name(word);
+      if (std::find(own.begin(), own.end(), name) == own.end()) {
+        own.push_back(name);
+      }
+    };
+    add(f.title);
+    carve::detail::each_word(f.aliases, add);
+    names.insert(names.end(), own.begin(), own.end());
+  }
+  std::sort(names.begin(), names.end());
+  REQUIRE(std::adjacent_find(names.begin(), names.end()) == names.end());
+}
+
+TEST_CASE("only a name that is nearly right is guessed at") {
+  const auto guess = [](std::string_view name) {
+    try {
+      carve::family_named(name);
+    } catch (const carve::error& e) {
+      const std::string text = e.what();
+      const std::size_t at = text.find("; ");
+      return at == text.npos ? "" : text.substr(at);
+    }
+    return std::string("known");
+  };
+  REQUIRE(guess("detla") == "; did you mean delta?");
+  REQUIRE(guess("gated_deltant") == "; did you mean gdn?");
+  REQUIRE(guess("softmax").empty());
+  REQUIRE(guess("").empty());
+  REQUIRE(guess(std::string(1000000, 'g')).empty());
 }

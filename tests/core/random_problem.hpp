@@ -48,14 +48,14 @@ problem<T> random_problem(family f, const problem_shape& s, unsigned seed = 1) {
   } else {
     if (row.erase == axis::key) {
       p.in.b =
-          f == family::carve ? along(row.erase, plain) : along(row.erase, gate);
+          row.content_gate ? along(row.erase, plain) : along(row.erase, gate);
     }
     if (row.erase == axis::value) p.in.e = along(row.erase, gate);
     if (row.erase == axis::mask) p.in.E = along(row.erase, gate);
     if (row.write != axis::none) p.in.w = along(row.write, gate);
   }
   p.in.initial_state = numbers({s.B, s.HV, s.K, s.V}, plain);
-  if (f == family::carve) {
+  if (row.content_gate) {
     p.window = 3;
     p.in.w_down = numbers({s.HV, 2, s.V}, plain);
     p.in.w_up = numbers({s.HV, s.K, 2}, plain);

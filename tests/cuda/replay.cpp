@@ -2,6 +2,7 @@
 // test's inputs.
 #include "carve/replay.hpp"
 
+#include "carve/family_name.hpp"
 #include "tools.hpp"
 
 namespace carve::cuda::test {

@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "carve/gates.hpp"
+#include "carve/family.hpp"
 #include "carve/version.hpp"
 #include "catch.hpp"
 #include "program/fixtures.hpp"

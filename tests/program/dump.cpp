@@ -106,7 +106,8 @@ TEST_CASE("activations, window and state layout are settings too") {
 TEST_CASE("a setting that is not understood is refused by name") {
   REQUIRE(refusal(small, {{"family", "gdn3"}}) ==
           "family: expected one of linear, mamba2, gla, delta, gdn, kda, gdn2, "
-          "value_erase, full_erase, carve, got \"gdn3\"");
+          "value_erase, full_erase, carve, got \"gdn3\"; did you mean gdn or "
+          "gdn2?");
   REQUIRE(refusal(small, {{"scale", "large"}}) ==
           "scale: expected a finite number, got \"large\"");
   REQUIRE(refusal(small, {{"scale", "nan"}}) ==
