@@ -3,21 +3,24 @@
 #include "safetensors.hpp"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <bit>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <system_error>
 #include <type_traits>
+
+#include "descriptor.hpp"
+#include "foreign.hpp"
+#include "output.hpp"
 
 namespace carve::safetensors {
 namespace {
@@ -39,9 +42,24 @@ constexpr std::array dtype_table = {
     dtype_row{dtype::f32, "F32", 4, format::f32},
     dtype_row{dtype::f16, "F16", 2, format::f16},
     dtype_row{dtype::bf16, "BF16", 2, format::bf16},
+    dtype_row{dtype::f8_e4m3, "F8_E4M3", 1, std::nullopt},
+    dtype_row{dtype::f8_e5m2, "F8_E5M2", 1, std::nullopt},
     dtype_row{dtype::i64, "I64", 8, std::nullopt},
     dtype_row{dtype::i32, "I32", 4, std::nullopt},
+    dtype_row{dtype::i16, "I16", 2, std::nullopt},
+    dtype_row{dtype::i8, "I8", 1, std::nullopt},
+    dtype_row{dtype::u64, "U64", 8, std::nullopt},
+    dtype_row{dtype::u32, "U32", 4, std::nullopt},
+    dtype_row{dtype::u16, "U16", 2, std::nullopt},
+    dtype_row{dtype::u8, "U8", 1, std::nullopt},
+    dtype_row{dtype::boolean, "BOOL", 1, std::nullopt},
 };
+
+static_assert(
+    std::is_sorted(dtype_table.begin(), dtype_table.end(),
+                   [](auto& x, auto& y) { return x.type < y.type; }) &&
+        dtype_table.size() == static_cast<std::size_t>(dtype::boolean) + 1,
+    "row() finds a dtype by its place");
 
 const dtype_row& row(dtype type) {
   return dtype_table[static_cast<std::size_t>(type)];
@@ -329,62 +347,88 @@ void check_cover(const tensor_map& tensors, std::size_t data_bytes) {
   if (covered != data_bytes) hole(covered, data_bytes);
 }
 
-[[noreturn]] void fail_system(const std::filesystem::path& path,
-                              const std::string& action) {
-  throw error(path.string() + ": cannot " + action + ": " +
-              std::generic_category().message(errno));
-}
-
-class descriptor {
+/// Where a file's bytes are: in memory, or in a file that is read when asked.
+class source {
  public:
-  explicit descriptor(int fd) : fd_(fd) {}
-  descriptor(const descriptor&) = delete;
-  descriptor& operator=(const descriptor&) = delete;
-  ~descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  int get() const { return fd_; }
-  int close() { return ::close(std::exchange(fd_, -1)); }
+  /// Memory that the caller keeps.
+  explicit source(std::span<const std::byte> bytes) : memory_(bytes) {}
 
- private:
-  int fd_;
-};
-
-/// A file's bytes, mapped read only.
-class mapping {
- public:
-  mapping() = default;
-  explicit mapping(const std::filesystem::path& path) {
-    // O_NONBLOCK: opening a pipe must not wait for its writer.
-    const descriptor fd(
-        ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-    if (fd.get() < 0) fail_system(path, "open");
+  /// The file at `path`; nothing is read yet.
+  explicit source(const std::filesystem::path& path)
+      : fd_(path == "-" ? ::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0)
+                        : ::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+    if (fd_.get() < 0) fail_system("open");
     struct stat status = {};
-    if (::fstat(fd.get(), &status) != 0) fail_system(path, "stat");
-    if (!S_ISREG(status.st_mode)) {
-      throw error(path.string() + ": not a regular file");
+    if (::fstat(fd_.get(), &status) != 0) fail_system("stat");
+    if (S_ISDIR(status.st_mode)) throw error("is a folder, expected a file");
+    if (::isatty(fd_.get()) != 0) {
+      throw error("is a terminal, expected a file or a pipe");
     }
-    size_ = static_cast<std::size_t>(status.st_size);
-    if (size_ == 0) return;  // nothing to map; too short, as `parse` will say
-    void* const start =
-        ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
-    if (start == MAP_FAILED) fail_system(path, "map");
-    start_ = start;
+    if (S_ISREG(status.st_mode))
+      size_ = static_cast<std::size_t>(status.st_size);
   }
-  mapping(mapping&& other) noexcept
-      : start_(std::exchange(other.start_, nullptr)),
-        size_(std::exchange(other.size_, 0)) {}
-  mapping& operator=(mapping&&) = delete;
-  ~mapping() {
-    if (start_ != nullptr) ::munmap(start_, size_);
+
+  /// Bytes in all; nothing for a pipe.
+  std::optional<std::size_t> size() const {
+    return fd_.get() < 0 ? std::optional(memory_.size()) : size_;
   }
-  std::span<const std::byte> bytes() const {
-    return {static_cast<const std::byte*>(start_), start_ ? size_ : 0};
+
+  /// Up to `count` bytes from the first on, fewer when there are no more.  Of
+  /// a pipe what was read is kept.
+  std::span<const std::byte> head(std::size_t count) {
+    if (fd_.get() < 0) return memory_.first(std::min(count, memory_.size()));
+    constexpr std::size_t step = 1 << 20;  // no size in a file is believed
+    while (kept_.size() < count) {
+      const std::size_t had = kept_.size();
+      kept_.resize(had + std::min(step, count - had));
+      const std::size_t got = read_some(had, std::span(kept_).subspan(had));
+      kept_.resize(had + got);
+      if (got == 0) break;
+    }
+    return std::span(kept_).first(std::min(count, kept_.size()));
+  }
+
+  /// Bytes [at, at + count).
+  /// @throws carve::error  when they are not there any more.
+  std::vector<std::byte> read(std::size_t at, std::size_t count) const {
+    if (fd_.get() < 0 || !size_) {
+      const auto all = fd_.get() < 0 ? memory_ : std::span(kept_);
+      const auto part = all.subspan(at, count);
+      return {part.begin(), part.end()};
+    }
+    std::vector<std::byte> out(count);
+    std::size_t had = 0;
+    while (had < count) {
+      const std::size_t got = read_some(at + had, std::span(out).subspan(had));
+      if (got == 0) {
+        throw error("the file shrank while it was read: it had ", *size_,
+                    " bytes, now it ends at ", at + had);
+      }
+      had += got;
+    }
+    return out;
   }
 
  private:
-  void* start_ = nullptr;
-  std::size_t size_ = 0;
+  [[noreturn]] static void fail_system(std::string_view action) {
+    throw error("cannot ", action, ": ",
+                std::generic_category().message(errno));
+  }
+
+  std::size_t read_some(std::size_t at, std::span<std::byte> to) const {
+    for (;;) {
+      const ssize_t got = size_ ? ::pread(fd_.get(), to.data(), to.size(),
+                                          static_cast<off_t>(at))
+                                : ::read(fd_.get(), to.data(), to.size());
+      if (got >= 0) return static_cast<std::size_t>(got);
+      if (errno != EINTR) fail_system("read");
+    }
+  }
+
+  std::span<const std::byte> memory_;
+  descriptor fd_;
+  std::optional<std::size_t> size_;
+  std::vector<std::byte> kept_;
 };
 
 template <class T>
@@ -416,17 +460,47 @@ std::vector<std::byte> store_all(std::span<const Source> values,
   return bytes;
 }
 
-void write_all(int fd, const void* data, std::size_t size,
-               const std::filesystem::path& path) {
-  const char* next = static_cast<const char*>(data);
-  while (size > 0) {
-    const ssize_t written = ::write(fd, next, size);
-    if (written < 0) {
-      if (errno == EINTR) continue;
-      fail_system(path, "write");
-    }
-    next += written;
-    size -= static_cast<std::size_t>(written);
+/// The value of an 8-bit float with `bits` of fraction.  E5M2 is a short F16;
+/// E4M3 has no infinity and one NaN a sign, its largest number is 448.
+/// Source: Micikevicius et al., "FP8 Formats for Deep Learning" (2022),
+/// table 1.
+double from_f8(std::uint8_t word, int bits) {
+  const int exponents = (1 << (7 - bits)) - 1, bias = exponents >> 1;
+  const int exponent = word >> bits & exponents;
+  const int fraction = word & ((1 << bits) - 1), one = 1 << bits;
+  double value;
+  if (exponent == exponents && (bits == 2 || fraction == one - 1)) {
+    value = bits == 2 && fraction == 0
+                ? std::numeric_limits<double>::infinity()
+                : std::numeric_limits<double>::quiet_NaN();
+  } else if (exponent == 0) {
+    value = std::ldexp(fraction, 1 - bias - bits);
+  } else {
+    value = std::ldexp(one + fraction, exponent - bias - bits);
+  }
+  return word & 0x80 ? -value : value;
+}
+
+/// `use(x)` with x a zero of the integer type that stores `type`.
+template <class Use>
+auto with_integer(dtype type, Use&& use) {
+  switch (type) {
+    case dtype::i64:
+      return use(std::int64_t{});
+    case dtype::i32:
+      return use(std::int32_t{});
+    case dtype::i16:
+      return use(std::int16_t{});
+    case dtype::i8:
+      return use(std::int8_t{});
+    case dtype::u64:
+      return use(std::uint64_t{});
+    case dtype::u32:
+      return use(std::uint32_t{});
+    case dtype::u16:
+      return use(std::uint16_t{});
+    default:
+      return use(std::uint8_t{});
   }
 }
 
@@ -443,6 +517,8 @@ std::optional<dtype> dtype_named(std::string_view text) {
 
 std::size_t item_size(dtype type) { return row(type).size; }
 
+bool is_floating(dtype type) { return type <= dtype::f8_e5m2; }
+
 std::optional<format> format_of(dtype type) { return row(type).number_format; }
 
 std::string shape_text(std::span<const std::int64_t> shape) {
@@ -454,65 +530,85 @@ std::string shape_text(std::span<const std::int64_t> shape) {
   return out + "]";
 }
 
-std::string printable(std::string_view text) { return escaped(text, 100); }
+std::string printable(std::string_view text, std::size_t limit) {
+  return escaped(text, limit);
+}
 
 struct file::content {
-  mapping map;  // empty when the caller keeps the bytes
-  std::span<const std::byte> data;
+  source from;
+  std::size_t begin = 0;  // of the data
   tensor_map tensors;
   std::map<std::string, std::string> metadata;
 
-  content(mapping&& m, std::span<const std::byte> bytes) : map(std::move(m)) {
+  content(source&& s, std::string_view path) : from(std::move(s)) {
     constexpr std::size_t prefix = 8;
-    if (bytes.size() < prefix) {
-      throw error("a file of " + std::to_string(bytes.size()) +
-                  " bytes is too short to be a safetensors file");
+    const auto start = from.head(4096);
+    const auto refuse = [&](const std::string& why) {
+      const std::string format = foreign_format(from.head(4096), path);
+      throw error(format.empty() ? why : format);
+    };
+    const auto size = from.size();
+    if (start.size() < prefix) {
+      refuse("a file of " + std::to_string(start.size()) +
+             " bytes is too short to be a safetensors file");
     }
-    const auto length = load<std::uint64_t>(bytes, 0);
+    const auto length = load<std::uint64_t>(start, 0);
     if (length > max_header_bytes) {
-      throw error("the header's length " + std::to_string(length) +
-                  " exceeds the format's limit of " +
-                  std::to_string(max_header_bytes) +
-                  "; is this a safetensors file?");
+      refuse("the header's length " + std::to_string(length) +
+             " exceeds the format's limit of " +
+             std::to_string(max_header_bytes) +
+             "; is this a safetensors file?");
     }
-    if (length > bytes.size() - prefix) {
-      throw error("the header's length " + std::to_string(length) +
-                  " exceeds the " + std::to_string(bytes.size() - prefix) +
-                  " bytes that follow");
-    }
-    data = bytes.subspan(prefix + length);
+    const auto too_long = [&](std::size_t all) {
+      refuse("the header's length " + std::to_string(length) + " exceeds the " +
+             std::to_string(all - prefix) + " bytes that follow");
+    };
+    if (size && length > *size - prefix) too_long(*size);
+    begin = prefix + length;
+    const auto head = from.head(begin);
+    if (head.size() < begin) too_long(head.size());
     const std::string_view header(
-        reinterpret_cast<const char*>(bytes.data()) + prefix, length);
-    if (!header.starts_with('{')) {
-      throw error("the header does not begin with {");
-    }
+        reinterpret_cast<const char*>(head.data()) + prefix, length);
+    if (!header.starts_with('{')) refuse("the header does not begin with {");
     // The parser takes a zero byte for the end and would ignore what follows.
     if (header.find('\0') != header.npos) {
       throw error("the header has a zero byte");
     }
-    header_reader reader(data.size());
+    // Of a pipe the length is known when all of it was read.
+    constexpr std::size_t most = std::numeric_limits<std::int64_t>::max();
+    header_reader reader(size ? *size - begin : most);
     nlohmann::json::sax_parse(header.begin(), header.end(), &reader);
-    check_cover(reader.tensors, data.size());
+    std::size_t data = 0;
+    for (const auto& [name, t] : reader.tensors) data = std::max(data, t.end);
+    if (size) {
+      data = *size - begin;
+    } else if (const auto got = from.head(begin + data + 1).size() - begin;
+               got != data) {
+      throw error("expected ", data, " bytes of data, got ",
+                  got < data ? text(got) : "more");
+    }
+    check_cover(reader.tensors, data);
     tensors = std::move(reader.tensors);
     metadata = std::move(reader.metadata);
   }
 };
 
 file file::open(const std::filesystem::path& path) {
-  mapping map(path);
-  file result;
-  const auto bytes = map.bytes();
+  const std::string name =
+      path == "-" ? "standard input" : printable(path.string(), 300);
   try {
-    result.content_ = std::make_shared<const content>(std::move(map), bytes);
+    file result;
+    result.content_ =
+        std::make_shared<const content>(source(path), path.string());
+    return result;
   } catch (const error& e) {
-    throw error(path.string() + ": " + e.what());
+    throw error(name, ": ", e.what());
   }
-  return result;
 }
 
 file file::parse(std::span<const std::byte> bytes) {
   file result;
-  result.content_ = std::make_shared<const content>(mapping(), bytes);
+  result.content_ = std::make_shared<const content>(source(bytes), "FILE");
   return result;
 }
 
@@ -538,14 +634,19 @@ const tensor_info& file::info(std::string_view name) const {
   return found->second;
 }
 
-std::span<const std::byte> file::bytes(std::string_view name) const {
+std::vector<std::byte> file::bytes(std::string_view name) const {
   const tensor_info& t = info(name);
-  return content_->data.subspan(t.begin, t.end - t.begin);
+  try {
+    return content_->from.read(content_->begin + t.begin, t.end - t.begin);
+  } catch (const error& e) {
+    fail(name, e.what());
+  }
 }
 
 std::vector<double> file::as_double(std::string_view name) const {
   const auto b = bytes(name);
-  switch (info(name).dtype) {
+  const dtype type = info(name).dtype;
+  switch (type) {
     case dtype::f64:
       return load_all<double, double>(b, [](double x) { return x; });
     case dtype::f32:
@@ -554,26 +655,36 @@ std::vector<double> file::as_double(std::string_view name) const {
       return load_all<double, std::uint16_t>(b, from_f16_bits);
     case dtype::bf16:
       return load_all<double, std::uint16_t>(b, from_bf16_bits);
-    case dtype::i32:
-      return load_all<double, std::int32_t>(b,
-                                            [](auto x) { return double(x); });
-    case dtype::i64:
+    case dtype::f8_e4m3:
+      return load_all<double, std::uint8_t>(
+          b, [](std::uint8_t x) { return from_f8(x, 3); });
+    case dtype::f8_e5m2:
+      return load_all<double, std::uint8_t>(
+          b, [](std::uint8_t x) { return from_f8(x, 2); });
+    default:
       break;
   }
-  return load_all<double, std::int64_t>(b, [name](std::int64_t x) {
-    // Below 2^63 in magnitude the way back is defined; the largest integers
-    // may round up to 2^63 itself.
-    const auto value = static_cast<double>(x);
-    if (value == 0x1p63 || static_cast<std::int64_t>(value) != x) {
-      fail(name, "the integer " + std::to_string(x) + " is not a double");
-    }
-    return value;
+  return with_integer(type, [&]<class Stored>(Stored) {
+    return load_all<double, Stored>(b, [name](Stored x) {
+      // Within the range of Stored the way back is defined; the largest
+      // integers may round up to the number after it.
+      const auto value = static_cast<double>(x);
+      if (value >= std::ldexp(1.0, std::numeric_limits<Stored>::digits) ||
+          static_cast<Stored>(value) != x) {
+        fail(name, "the integer " + std::to_string(x) + " is not a double");
+      }
+      return value;
+    });
   });
 }
 
 std::vector<float> file::as_float(std::string_view name) const {
-  const auto b = bytes(name);
   const dtype type = info(name).dtype;
+  if (type == dtype::f64 || !is_floating(type)) {
+    fail(name, "expected F32, F16, BF16 or an 8-bit float, got " +
+                   std::string(dtype_name(type)));
+  }
+  const auto b = bytes(name);
   if (type == dtype::f32) {
     std::vector<float> values(b.size() / sizeof(float));
     // One copy of bytes: moved through registers, no bit of a NaN changes.
@@ -586,19 +697,27 @@ std::vector<float> file::as_float(std::string_view name) const {
   if (type == dtype::bf16) {
     return load_all<float, std::uint16_t>(b, from_bf16_bits);
   }
-  fail(name, "expected F32, F16 or BF16, got " + std::string(dtype_name(type)));
+  const int bits = type == dtype::f8_e4m3 ? 3 : 2;
+  return load_all<float, std::uint8_t>(b, [bits](std::uint8_t x) {
+    return static_cast<float>(from_f8(x, bits));
+  });
 }
 
 std::vector<std::int64_t> file::as_int64(std::string_view name) const {
-  const auto b = bytes(name);
   const dtype type = info(name).dtype;
-  if (type == dtype::i64) {
-    return load_all<std::int64_t, std::int64_t>(b, [](auto x) { return x; });
+  if (is_floating(type)) {
+    fail(name, "expected integers, got " + std::string(dtype_name(type)));
   }
-  if (type == dtype::i32) {
-    return load_all<std::int64_t, std::int32_t>(b, [](auto x) { return x; });
-  }
-  fail(name, "expected I64 or I32, got " + std::string(dtype_name(type)));
+  const auto b = bytes(name);
+  return with_integer(type, [&]<class Stored>(Stored) {
+    return load_all<std::int64_t, Stored>(b, [name](Stored x) {
+      if (std::is_same_v<Stored, std::uint64_t> &&
+          x > static_cast<Stored>(std::numeric_limits<std::int64_t>::max())) {
+        fail(name, "the integer " + std::to_string(x) + " is above 2^63 - 1");
+      }
+      return static_cast<std::int64_t>(x);
+    });
+  });
 }
 
 void writer::set_metadata(const std::string& key, const std::string& value) {
@@ -637,9 +756,8 @@ void writer::add(const std::string& name, dtype type,
     case dtype::bf16:
       bytes = store_all<std::uint16_t>(values, to_bf16_bits<double>);
       break;
-    case dtype::i64:
-    case dtype::i32:
-      fail(name, "expected a floating-point dtype, got " +
+    default:
+      fail(name, "expected F64, F32, F16 or BF16, got " +
                      std::string(dtype_name(type)));
   }
   insert(name, type, shape, values.size(), std::move(bytes));
@@ -714,38 +832,10 @@ std::vector<std::byte> writer::serialize() const {
 }
 
 void writer::save(const std::filesystem::path& path) const {
-  namespace fs = std::filesystem;
   const std::string head = header();
-  std::error_code code;
-  fs::path target = path;
-  // A rename would put a file in the place of a device, a pipe or a link.
-  if (fs::exists(path, code)) {
-    if (!fs::is_regular_file(path, code)) {
-      throw error(path.string() + ": exists and is not a regular file");
-    }
-    target = fs::canonical(path, code);
-    if (code) throw error(path.string() + ": " + code.message());
-  }
-  static std::atomic<unsigned> serial = 0;
-  fs::path temporary = target;
-  temporary +=
-      ".tmp" + std::to_string(::getpid()) + "." + std::to_string(serial++);
-  descriptor fd(
-      ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-  if (fd.get() < 0) fail_system(path, "write");
-  try {
-    write_all(fd.get(), head.data(), head.size(), path);
-    for (const auto& [name, e] : layout()) {
-      write_all(fd.get(), e->bytes.data(), e->bytes.size(), path);
-    }
-    if (::fsync(fd.get()) != 0 || fd.close() != 0) fail_system(path, "write");
-    if (::rename(temporary.c_str(), target.c_str()) != 0) {
-      fail_system(path, "write");
-    }
-  } catch (...) {
-    ::unlink(temporary.c_str());
-    throw;
-  }
+  std::vector<std::span<const std::byte>> parts{std::as_bytes(std::span(head))};
+  for (const auto& [name, e] : layout()) parts.emplace_back(e->bytes);
+  write_output(path, parts);
 }
 
 }  // namespace carve::safetensors

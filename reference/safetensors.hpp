@@ -1,6 +1,6 @@
 /// @file
-/// How tensors come from and go to safetensors files: a reader that maps the
-/// file and trusts none of it, and a writer that leaves no half-written file.
+/// How tensors come from and go to safetensors files: a reader that trusts
+/// none of it, and a writer that leaves no half-written file.
 ///
 /// A file is an 8-byte little-endian length N, a JSON object of N bytes, and
 /// the tensors' bytes, row-major and little-endian.  The object maps a tensor's
@@ -30,10 +30,26 @@
 
 namespace carve::safetensors {
 
-/// The element types that this library reads and writes.
-enum class dtype { f64, f32, f16, bf16, i64, i32 };
+/// The element types that this library reads.
+enum class dtype {
+  f64,
+  f32,
+  f16,
+  bf16,
+  f8_e4m3,
+  f8_e5m2,
+  i64,
+  i32,
+  i16,
+  i8,
+  u64,
+  u32,
+  u16,
+  u8,
+  boolean
+};
 
-/// The name in the file: "F64", "F32", "F16", "BF16", "I64", "I32".
+/// The name in the file: "F64", "F8_E4M3", "BOOL".
 std::string_view dtype_name(dtype type);
 
 /// The dtype of that name in the file, or nothing for one not read here.
@@ -42,16 +58,20 @@ std::optional<dtype> dtype_named(std::string_view text);
 /// Bytes of one element.
 std::size_t item_size(dtype type);
 
-/// The number format of a floating-point dtype; nothing for integers.
+/// True for F64 to F8_E5M2.
+bool is_floating(dtype type);
+
+/// The format to which numbers of that dtype are rounded when they are
+/// written; nothing for integers and for the 8-bit floats, which are only read.
 std::optional<format> format_of(dtype type);
 
 /// `[2,192,2,64]`, `[]` for a scalar.
 std::string shape_text(std::span<const std::int64_t> shape);
 
 /// `text` fit for a message or a terminal: every byte that is not printable
-/// ASCII as `\\xNN`, quotes and backslashes escaped, at most 100 bytes of it.
-/// Names in a file are whatever its author wished.
-std::string printable(std::string_view text);
+/// ASCII as `\\xNN`, quotes and backslashes escaped, at most `limit` bytes of
+/// it.  Names in a file are whatever its author wished.
+std::string printable(std::string_view text, std::size_t limit = 100);
 
 /// What the header says of one tensor, after it was checked.
 struct tensor_info {
@@ -68,7 +88,7 @@ inline constexpr std::size_t max_header_bytes = 100'000'000;
 /// The most axes a tensor may have.
 inline constexpr std::size_t max_rank = 64;
 
-/// A safetensors file, read only.  Copies are cheap and share the mapping.
+/// A safetensors file, read only.  Copies are cheap and share what was read.
 ///
 /// `open` and `parse` check all of the header before they return: its length
 /// against the file and the format's limit; UTF-8 JSON of the one legal
@@ -78,13 +98,14 @@ inline constexpr std::size_t max_rank = 64;
 /// cover every byte (the format forbids holes, so that no second file hides in
 /// one).  Elements are not checked: NaN and infinity are legal.
 ///
-/// The mapping follows the file: whoever truncates a file that is being read
-/// makes the system stop the reader (SIGBUS).
+/// A regular file stays open and each tensor is read when it is asked for: one
+/// that shrinks meanwhile is an error then.  A pipe is read to its end at once.
 class file {
  public:
-  /// Maps the file at `path`.
+  /// Opens the file at `path`, which may be a pipe; `-` is standard input.
   /// @throws carve::error naming the path and, where there is one, the tensor,
-  ///   when the file cannot be read or any check fails
+  ///   when the file cannot be read or any check fails; for a file in another
+  ///   format that is recognised, with the lines that convert it
   static file open(const std::filesystem::path& path);
 
   /// Reads from memory that the caller keeps; same checks as `open`.
@@ -103,11 +124,11 @@ class file {
   ///   functions below
   const tensor_info& info(std::string_view name) const;
 
-  /// The tensor's bytes as they stand in the file, not aligned.
-  std::span<const std::byte> bytes(std::string_view name) const;
+  /// The tensor's bytes as they stand in the file.
+  std::vector<std::byte> bytes(std::string_view name) const;
 
   /// All elements, row-major, each exactly.
-  /// @throws carve::error for an I64 element that no double equals
+  /// @throws carve::error for an I64 or U64 element that no double equals
   std::vector<double> as_double(std::string_view name) const;
 
   /// All elements, row-major, each exactly; an F32 NaN keeps its bits.
@@ -115,7 +136,8 @@ class file {
   std::vector<float> as_float(std::string_view name) const;
 
   /// All elements, row-major.
-  /// @throws carve::error when the dtype is not I64 or I32
+  /// @throws carve::error when the dtype is floating, and for a U64 element
+  ///   above the range
   std::vector<std::int64_t> as_int64(std::string_view name) const;
 
  private:
@@ -134,8 +156,8 @@ class writer {
   /// Adds a tensor of a floating-point `type`, each value rounded to it
   /// (nearest even, see `carve::round_to`).
   /// @throws carve::error when the name is taken or reserved, the shape is
-  ///   negative or does not have `values.size()` elements, or `type` is an
-  ///   integer type; so do the functions below, where it applies
+  ///   negative or does not have `values.size()` elements, or `type` is not F64
+  ///   to BF16; so do the functions below, where it applies
   void add(const std::string& name, dtype type,
            const std::vector<std::int64_t>& shape,
            std::span<const double> values);
@@ -155,10 +177,8 @@ class writer {
   /// @throws carve::error when a name or a metadata string is not UTF-8
   std::vector<std::byte> serialize() const;
 
-  /// Writes the file under a temporary name beside `path`, then renames it:
-  /// a reader sees the old file or the new one, whole.
-  /// @throws carve::error naming the path, when it exists and is not a regular
-  ///   file, or when the system refuses; the old file is then untouched
+  /// Writes the file whole or not at all, see `write_output`.
+  /// @throws carve::error naming the path, when the system refuses
   void save(const std::filesystem::path& path) const;
 
  private:

@@ -3,16 +3,20 @@
 /// say why; and does the writer's file read back the same?
 #include "safetensors.hpp"
 
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <bit>
 #include <cmath>
+#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <limits>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "catch.hpp"
@@ -86,8 +90,8 @@ TEST_CASE("a file too short or with a wrong header length is refused") {
         "a file of 0 bytes is too short to be a safetensors file");
   CHECK(message([] { st::file::parse(to_bytes("1234567")); }) ==
         "a file of 7 bytes is too short to be a safetensors file");
-  CHECK(message([] { st::file::parse(to_bytes("PK\3\4 not this format")); }) ==
-        "the header's length 8390045714599856976 exceeds the format's limit of "
+  CHECK(message([] { st::file::parse(to_bytes("PQ\3\4 not this format")); }) ==
+        "the header's length 8390045714599858512 exceeds the format's limit of "
         "100000000; is this a safetensors file?");
   auto bytes = file_of("{}", 0);
   bytes[0] = std::byte{3};
@@ -166,9 +170,9 @@ TEST_CASE("metadata other than strings is refused") {
 }
 
 TEST_CASE("an unknown dtype is refused") {
-  CHECK(refusal(one("U8", "[1]", "[0,1]"), 1) ==
-        "x: dtype \"U8\" is not supported, expected one of F64, F32, F16, "
-        "BF16, I64, I32");
+  CHECK(refusal(one("C64", "[1]", "[0,8]"), 8) ==
+        "x: dtype \"C64\" is not supported, expected one of F64, F32, F16, "
+        "BF16, F8_E4M3, F8_E5M2, I64, I32, I16, I8, U64, U32, U16, U8, BOOL");
   CHECK(refusal(one("f32", "[1]", "[0,4]"), 4)
             .starts_with("x: dtype \"f32\" is not supported"));
 }
@@ -220,6 +224,10 @@ TEST_CASE("a byte range that is wrong is refused") {
       "lie in the 4 bytes of data");
   CHECK(refusal(one("F32", "[2,3]", "[0,20]"), 20) ==
         "x: data_offsets [0,20) hold 20 bytes, F32[2,3] has 24");
+  CHECK(refusal(one("F32", "[2,3]", "[0,28]"), 28) ==
+        "x: data_offsets [0,28) hold 28 bytes, F32[2,3] has 24");
+  CHECK(refusal(one("F32", "[]", "[0,8]"), 8) ==
+        "x: data_offsets [0,8) hold 8 bytes, F32[] has 4");
 }
 
 TEST_CASE("ranges that overlap or leave bytes unused are refused") {
@@ -307,8 +315,9 @@ TEST_CASE("tensors are aligned to their elements in the written file") {
   const auto bytes = w.serialize();
   const auto f = st::file::parse(bytes);
   for (const auto& name : f.names()) {
-    const auto position = f.bytes(name).data() - bytes.data();
-    CHECK(static_cast<std::size_t>(position) %
+    std::uint64_t header = 0;
+    std::memcpy(&header, bytes.data(), sizeof(header));
+    CHECK((sizeof(header) + header + f.info(name).begin) %
               st::item_size(f.info(name).dtype) ==
           0);
   }
@@ -356,10 +365,10 @@ TEST_CASE("asking for a missing tensor or another type is an error") {
   CHECK(message([&] { f.info("y"); }) == "y: the file has no such tensor");
   CHECK(message([&] { f.as_double("y"); }) == "y: the file has no such tensor");
   CHECK(message([&] { f.as_float("x"); }) ==
-        "x: expected F32, F16 or BF16, got F64");
-  CHECK(message([&] { f.as_int64("x"); }) == "x: expected I64 or I32, got F64");
+        "x: expected F32, F16, BF16 or an 8-bit float, got F64");
+  CHECK(message([&] { f.as_int64("x"); }) == "x: expected integers, got F64");
   CHECK(message([&] { f.as_float("n"); }) ==
-        "n: expected F32, F16 or BF16, got I64");
+        "n: expected F32, F16, BF16 or an 8-bit float, got I64");
 }
 
 TEST_CASE("the writer refuses what would not read back") {
@@ -376,7 +385,7 @@ TEST_CASE("the writer refuses what would not read back") {
           w.add("y", dtype::f32, {-2, -1}, two);
         }) == "y: shape [-2,-1] has a negative axis");
   CHECK(message([&] { w.add("y", dtype::i64, {2}, two); }) ==
-        "y: expected a floating-point dtype, got I64");
+        "y: expected F64, F32, F16 or BF16, got I64");
   CHECK(message([&] {
           w.add_bytes("y", dtype::f64, {1}, std::as_bytes(std::span("abc")));
         }) == "y: 4 bytes are no whole number of F64 elements");
@@ -422,7 +431,7 @@ TEST_CASE("a file that is open stays readable while it is replaced") {
   CHECK(f.as_double("x") == std::vector<double>{1});
 }
 
-TEST_CASE("saving writes through a link and spares what is no file") {
+TEST_CASE("saving writes through a link and never replaces a pipe") {
   const scratch folder;
   st::writer w;
   w.add("x", dtype::f64, {1}, std::vector<double>{1});
@@ -434,12 +443,237 @@ TEST_CASE("saving writes through a link and spares what is no file") {
   const fs::path pipe = folder / "pipe";
   REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
   CHECK(message([&] { w.save(pipe); }) ==
-        pipe.string() + ": exists and is not a regular file");
+        pipe.string() + ": cannot be written: No such device or address");
   CHECK(fs::is_fifo(pipe));
+  CHECK(message([&] { w.save("/dev/full"); }) ==
+        "/dev/full: cannot be written: No space left on device");
   const fs::path nowhere = folder / "none" / "x";
   CHECK(message([&] { w.save(nowhere); }) ==
-        nowhere.string() + ": cannot write: No such file or directory");
+        nowhere.string() + ": cannot be written: No such file or directory");
   CHECK(folder.count() == 3);
+}
+
+namespace {
+
+/// Sends `content` through a new pipe and reads it as a file.
+std::string through_pipe(const std::vector<std::byte>& content,
+                         const std::function<void(const st::file&)>& use) {
+  const scratch folder;
+  const fs::path pipe = folder / "pipe";
+  REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+  std::thread sender([&] {
+    std::ofstream(pipe, std::ios::binary)
+        .write(reinterpret_cast<const char*>(content.data()),
+               static_cast<std::streamsize>(content.size()));
+  });
+  std::string said = message([&] { use(st::file::open(pipe)); });
+  sender.join();
+  const std::string path = pipe.string() + ": ";
+  return said.starts_with(path) ? said.substr(path.size()) : said;
+}
+
+/// Files may be at most so long while this lives; a longer one is an error.
+class file_size_limit {
+ public:
+  explicit file_size_limit(rlim_t bytes)
+      : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+    ::getrlimit(RLIMIT_FSIZE, &old_);
+    const rlimit limit{bytes, old_.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  file_size_limit(const file_size_limit&) = delete;
+  file_size_limit& operator=(const file_size_limit&) = delete;
+  ~file_size_limit() {
+    ::setrlimit(RLIMIT_FSIZE, &old_);
+    std::signal(SIGXFSZ, handler_);
+  }
+
+ private:
+  void (*handler_)(int);
+  rlimit old_ = {};
+};
+
+}  // namespace
+
+TEST_CASE("a failed save leaves the old file and nothing beside it") {
+  const scratch folder;
+  const fs::path path = folder / "x.safetensors";
+  st::writer small, large;
+  small.add("x", dtype::f64, {1}, std::vector<double>{1});
+  large.add("x", dtype::f64, {4096}, std::vector<double>(4096, 2));
+  small.save(path);
+  {
+    const file_size_limit limit(8192);
+    CHECK(message([&] { large.save(path); }) ==
+          path.string() + ": cannot be written: File too large");
+    CHECK(message([&] { large.save(folder / "new"); }) ==
+          (folder / "new").string() + ": cannot be written: File too large");
+  }
+  CHECK(st::file::open(path).as_double("x") == std::vector<double>{1});
+  CHECK(folder.count() == 1);
+}
+
+TEST_CASE("a file that shrinks while it is read is an error") {
+  const scratch folder;
+  const fs::path path = folder / "x.safetensors";
+  st::writer w;
+  w.add("x", dtype::f64, {4096}, std::vector<double>(4096, 2));
+  w.add("y", dtype::f32, {1}, std::vector<double>{2});
+  w.save(path);
+  const auto size = fs::file_size(path);
+  const auto f = st::file::open(path);
+  CHECK(f.as_double("y") == std::vector<double>{2});
+  fs::resize_file(path, 4096);
+  const std::string expected = "the file shrank while it was read: it had " +
+                               std::to_string(size) +
+                               " bytes, now it ends at 4096";
+  CHECK(message([&] { f.as_double("x"); }) == "x: " + expected);
+  CHECK(message([&] { f.bytes("x"); }) == "x: " + expected);
+  CHECK(message([&] { f.as_float("y"); }).starts_with("y: the file shrank"));
+}
+
+TEST_CASE("a pipe is read like a file") {
+  st::writer w;
+  const std::vector<double> many(300'000, 3);
+  w.add("x", dtype::f64, {300'000}, many);  // longer than one read
+  w.add("y", dtype::f32, {1}, std::vector<double>{2});
+  auto content = w.serialize();
+  int used = 0;
+  CHECK(through_pipe(content, [&](const st::file& f) {
+          CHECK(f.as_double("x") == many);
+          CHECK(f.as_double("y") == std::vector<double>{2});
+          ++used;
+        }) == "");
+  CHECK(used == 1);
+  const auto refuse = [](const st::file&) { FAIL("accepted"); };
+  content.push_back({});
+  CHECK(through_pipe(content, refuse) ==
+        "expected 2400004 bytes of data, got more");
+  content.resize(content.size() - 3);
+  CHECK(through_pipe(content, refuse) ==
+        "expected 2400004 bytes of data, got 2400002");
+  content.resize(20);
+  CHECK(through_pipe(content, refuse)
+            .ends_with(" exceeds the 12 bytes that "
+                       "follow"));
+  // No size that a header claims is asked of the memory.
+  CHECK(
+      through_pipe(
+          file_of(one("F32", "[1000000000000000]", "[0,4000000000000000]"), 8),
+          refuse) == "expected 4000000000000000 bytes of data, got 8");
+  CHECK(through_pipe(
+            file_of(
+                one("F32", "[1]", "[9223372036854775803,9223372036854775807]"),
+                4),
+            refuse) == "expected 9223372036854775807 bytes of data, got 4");
+}
+
+TEST_CASE("8-bit floats are read exactly") {
+  // 1, the largest, the smallest, -1.75, a NaN.
+  const std::vector<std::uint8_t> e4m3 = {0x38, 0x7e, 0x01, 0xbe, 0x7f};
+  // 1, the largest, the smallest, -1.75, an infinity, a NaN.
+  const std::vector<std::uint8_t> e5m2 = {0x3c, 0x7b, 0x01, 0xbf, 0x7c, 0x7d};
+  st::writer w;
+  w.add_bytes("x", dtype::f8_e4m3, {5}, std::as_bytes(std::span(e4m3)));
+  w.add_bytes("y", dtype::f8_e5m2, {6}, std::as_bytes(std::span(e5m2)));
+  const auto bytes = w.serialize();
+  const auto f = st::file::parse(bytes);
+  const auto x = f.as_double("x"), y = f.as_double("y");
+  CHECK(std::vector(x.begin(), x.begin() + 4) ==
+        std::vector<double>{1, 448, 0x1p-9, -1.75});
+  CHECK(std::isnan(x[4]));
+  CHECK(std::vector(y.begin(), y.begin() + 5) ==
+        std::vector<double>{1, 57344, 0x1p-16, -1.75, INFINITY});
+  CHECK(std::isnan(y[5]));
+  // E5M2 is F16 without its last eight bits.
+  for (int word = 0; word < 256; ++word) {
+    const auto byte = static_cast<std::uint8_t>(word);
+    st::writer one_word;
+    one_word.add_bytes("x", dtype::f8_e5m2, {1},
+                       std::as_bytes(std::span(&byte, 1)));
+    const auto file = one_word.serialize();
+    const double value = st::file::parse(file).as_double("x")[0];
+    const double wide =
+        carve::from_f16_bits(static_cast<std::uint16_t>(word << 8));
+    CHECK((value == wide || (std::isnan(value) && std::isnan(wide))));
+  }
+}
+
+TEST_CASE("integers of every width are read") {
+  const std::vector<std::uint8_t> ones(8, 0xff);
+  st::writer w;
+  const std::vector<std::pair<dtype, double>> all = {
+      {dtype::i64, -1}, {dtype::i32, -1},           {dtype::i16, -1},
+      {dtype::i8, -1},  {dtype::u32, 4294967295.0}, {dtype::u16, 65535},
+      {dtype::u8, 255}, {dtype::boolean, 255}};
+  for (const auto& [type, value] : all) {
+    w.add_bytes(std::string(st::dtype_name(type)), type, {1},
+                std::as_bytes(std::span(ones.data(), st::item_size(type))));
+  }
+  w.add_bytes("U64", dtype::u64, {1}, std::as_bytes(std::span(ones)));
+  const auto bytes = w.serialize();
+  const auto f = st::file::parse(bytes);
+  for (const auto& [type, value] : all) {
+    const std::string name(st::dtype_name(type));
+    CAPTURE(name);
+    CHECK(f.as_double(name) == std::vector<double>{value});
+    CHECK(f.as_int64(name) ==
+          std::vector<std::int64_t>{static_cast<std::int64_t>(value)});
+  }
+  CHECK(message([&] { f.as_double("U64"); }) ==
+        "U64: the integer 18446744073709551615 is not a double");
+  CHECK(message([&] { f.as_int64("U64"); }) ==
+        "U64: the integer 18446744073709551615 is above 2^63 - 1");
+}
+
+TEST_CASE("a file in another format is recognised and converted in words") {
+  const scratch folder;
+  const auto said = [&](const std::string& name, const std::string& head) {
+    const fs::path path = folder / name;
+    std::ofstream(path, std::ios::binary) << head << std::string(100, '\0');
+    return message([&] { st::file::open(path); });
+  };
+  const auto saves = [&](const std::string& name, const std::string& message,
+                         const std::string& is, const std::string& reads) {
+    CAPTURE(message);
+    const std::string path = (folder / name).string();
+    const std::string stem = path.substr(0, path.rfind('.'));
+    CHECK(message.starts_with(path + ": not safetensors but " + is));
+    CHECK(message.find(reads + "(\"" + path + "\"") != message.npos);
+    CHECK(message.find("s.save_file(") != message.npos);
+    CHECK(message.find("\"" + stem + ".safetensors\", {\"family\": ") !=
+          message.npos);
+    CHECK(std::count(message.begin(), message.end(), '\n') == 2);
+  };
+  const std::string zip("PK\3\4\0\0", 6);
+  saves("a.pt", said("a.pt", zip + "archive/data.pkl"), "a PyTorch file",
+        "torch.load");
+  saves("b.pth",
+        said("b.pth",
+             "\x80\2\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a"
+             "\xa8\x50\x19."),
+        "a PyTorch file", "torch.load");
+  saves("c.npz", said("c.npz", zip + "q.npy"), "a NumPy archive", "np.load");
+  saves("d.npy", said("d.npy", "\x93NUMPY\1"), "one NumPy array", "np.load");
+  saves("e.h5", said("e.h5", "\x89HDF\r\n\x1a\n"), "an HDF5 file", "h5py.File");
+  saves("f.gguf", said("f.gguf", std::string("GGUF\3\0\0\0", 8)), "a GGUF file",
+        "gguf.GGUFReader");
+  saves("g.pkl", said("g.pkl", "\x80\4\x95"), "a Python pickle",
+        "pickle.load(open");
+  CHECK(said("h.safetensors",
+             "version https://git-lfs.github.com/spec/v1\noid") ==
+        (folder / "h.safetensors").string() +
+            ": not safetensors but a git-lfs pointer: the file itself was not "
+            "fetched:\n  git lfs pull --include \"" +
+            (folder / "h.safetensors").string() + "\"");
+  CHECK(said("i.gz", "\x1f\x8b").find("zcat") != std::string::npos);
+  CHECK(said("j", "<!DOCTYPE html>")
+            .ends_with("a web page, not the file it "
+                       "links to"));
+  // A file without a dot in its name gets an ending, not its folder's.
+  CHECK(said("k", "\x80\4\x95")
+            .find("\"" + (folder / "k").string() + ".safetensors\"") !=
+        std::string::npos);
 }
 
 TEST_CASE("an unreadable path is refused by name") {
@@ -450,11 +684,7 @@ TEST_CASE("an unreadable path is refused by name") {
   const fs::path directory = folder / "directory";
   fs::create_directory(directory);
   CHECK(message([&] { st::file::open(directory); }) ==
-        directory.string() + ": not a regular file");
-  const fs::path pipe = folder / "pipe";
-  REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
-  CHECK(message([&] { st::file::open(pipe); }) ==
-        pipe.string() + ": not a regular file");
+        directory.string() + ": is a folder, expected a file");
   const fs::path empty = folder / "empty";
   std::ofstream(empty).close();
   CHECK(message([&] { st::file::open(empty); }) ==
