@@ -99,7 +99,8 @@ class settings_reader {
   gate_activation gate(const std::string& key) const {
     const auto text = find(key);
     try {
-      return text ? gate_activation_named(*text) : gate_activation::none;
+      return text ? gate_activation_named(st::printable(*text))
+                  : gate_activation::none;
     } catch (const error& e) {
       throw error(key, ": ", e.what());
     }
@@ -108,7 +109,8 @@ class settings_reader {
   decay_activation decay(const std::string& key) const {
     const auto text = find(key);
     try {
-      return text ? decay_activation_named(*text) : decay_activation::none;
+      return text ? decay_activation_named(st::printable(*text))
+                  : decay_activation::none;
     } catch (const error& e) {
       throw error(key, ": ", e.what());
     }

@@ -3,15 +3,20 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <chrono>
+#include <algorithm>
 #include <cmath>
+#include <csignal>
 #include <cstdlib>
-#include <fstream>
+#include <filesystem>
+#include <functional>
 #include <iostream>
+#include <memory>
 #include <optional>
 #include <sstream>
 
 #include "carve/version.hpp"
+#include "output.hpp"
+#include "program/console.hpp"
 #include "program/device.hpp"
 #include "program/dump.hpp"
 #include "program/report.hpp"
@@ -23,54 +28,51 @@ namespace {
 
 enum exit_code { passed = 0, failed = 1, unusable = 2 };
 
-/// One line on standard error, when that is a terminal and the work is long.
-class progress_line {
- public:
-  progress_line() = default;
-  progress_line(const progress_line&) = delete;
-  progress_line& operator=(const progress_line&) = delete;
-  ~progress_line() { clear(); }
-
-  void show(std::string_view what, index_t done, index_t total) {
-    const auto elapsed = std::chrono::steady_clock::now() - start_;
-    if (!terminal_ || elapsed < std::chrono::milliseconds(300)) return;
-    std::cerr << "\r\033[K" << what << ": " << done << " of " << total
-              << std::flush;
-    shown_ = true;
-  }
-  void clear() {
-    if (shown_) std::cerr << "\r\033[K" << std::flush;
-    shown_ = false;
-  }
-
- private:
-  const bool terminal_ = ::isatty(STDERR_FILENO) != 0;
-  const std::chrono::steady_clock::time_point start_ =
-      std::chrono::steady_clock::now();
-  bool shown_ = false;
-};
-
-bool wants_colour() {
-  const char* const refused = std::getenv("NO_COLOR");
-  const char* const term = std::getenv("TERM");
-  return ::isatty(STDOUT_FILENO) != 0 && (!refused || *refused == '\0') &&
-         term && std::string_view(term) != "dumb";
-}
-
 constexpr std::string_view settings_note =
     "A setting is read from the file's metadata, under its name with _ for -,\n"
     "unless it is given here.\n\n";
 
+constexpr std::string_view how_to_write =
+    "A dump from PyTorch, JAX or numpy, with tensors named q, k, v, g, beta, "
+    "o, do, dq, ... as `carve families` lists them:\n"
+    "  from safetensors.torch import save_file\n"
+    "  save_file({\"q\": q, \"k\": k, \"v\": v, \"g\": g,\n"
+    "             \"beta\": beta, \"o\": o}, \"x.safetensors\",\n"
+    "            {\"family\": \"gdn\"})\n"
+    "JAX writes with safetensors.flax and numpy with safetensors.numpy in the "
+    "same way. The tensors are to be contiguous (x.contiguous(), "
+    "np.ascontiguousarray(x)) and of any float dtype, as the kernel had them"
+    ".";
+
+/// Help as wide as the terminal.
+class help_formatter : public CLI::Formatter {
+ public:
+  std::string make_description(const CLI::App* app) const override {
+    return wrapped(app->get_description(), width_) + "\n\n";
+  }
+  std::string make_footer(const CLI::App* app) const override {
+    return wrapped(app->get_footer(), width_) + '\n';
+  }
+  std::string make_subcommand(const CLI::App* sub) const override {
+    return two_columns(sub->get_name(), sub->get_description(), 14, width_);
+  }
+  std::string make_option(const CLI::Option* option,
+                          bool positional) const override {
+    return two_columns(
+        make_option_name(option, positional) + make_option_opts(option),
+        option->get_description(), 27, width_);
+  }
+
+ private:
+  const std::size_t width_ = columns_of(STDOUT_FILENO);
+};
+
 /// What the commands that read a dump have in common.
 struct dump_options {
-  std::string path;
   std::map<std::string, std::string> given;  // by metadata key
   unsigned threads = 0;
 
   void declare(CLI::App* command) {
-    command->add_option("file", path, "the dump, a safetensors file")
-        ->required()
-        ->option_text("DUMP");
     command
         ->add_option("--threads", threads,
                      "how many to use (default: as many as the machine has)")
@@ -93,23 +95,49 @@ struct dump_options {
 
   /// Errors name the file.
   template <class F>
-  auto with_file(F&& use) const {
+  auto with_file(const std::string& path, F&& use) const {
     const safetensors::file file = safetensors::file::open(path);
     try {
       return use(file);
     } catch (const error& e) {
-      throw error(safetensors::printable(path), ": ", e.what());
+      throw error(path == "-" ? "standard input" : safetensors::printable(path),
+                  ": ", e.what());
     }
   }
 };
 
-void write_file(const std::string& path, const std::string& content) {
-  std::ofstream out(path, std::ios::binary);
-  out << content << std::flush;
-  if (!out) throw error(safetensors::printable(path), ": cannot be written");
+/// Before the work: may each path be written, once, and not over an input?
+/// @param[in] outputs  option and path; an empty path is none.
+void check_outputs(
+    const std::vector<std::pair<std::string_view, std::string>>& outputs,
+    const std::vector<std::string>& inputs) {
+  const auto same = [](const std::string& x, const std::string& y) {
+    std::error_code code;
+    return x == y || (x != "-" && y != "-" &&
+                      (std::filesystem::equivalent(x, y, code) ||
+                       std::filesystem::absolute(x).lexically_normal() ==
+                           std::filesystem::absolute(y).lexically_normal()));
+  };
+  for (auto i = outputs.begin(); i != outputs.end(); ++i) {
+    if (i->second.empty()) continue;
+    for (auto j = outputs.begin(); j != i; ++j) {
+      if (!j->second.empty() && same(i->second, j->second)) {
+        throw error(i->first, ": ", safetensors::printable(i->second),
+                    " is also what ", j->first, " writes");
+      }
+    }
+    for (const std::string& input : inputs) {
+      if (input != "-" && same(i->second, input)) {
+        throw error(i->first, ": ", safetensors::printable(i->second),
+                    " is the dump itself");
+      }
+    }
+    check_output(i->second);
+  }
 }
 
 struct verify_command : dump_options {
+  std::vector<std::string> paths;
   std::string as, json, junit;
   tolerance limit;
   bool on_device = false;
@@ -117,6 +145,10 @@ struct verify_command : dump_options {
   void declare(CLI::App& app) {
     CLI::App* const c =
         app.add_subcommand("verify", "judge a kernel's outputs and gradients");
+    c->add_option("file", paths,
+                  "the dumps, safetensors files; - is standard input")
+        ->required()
+        ->option_text("DUMP...");
     c->add_option("--profile", as,
                   "what is replayed: tensor-core, tf32, fp32 or\n"
                   "ieee-recurrent (default: see below)")
@@ -140,7 +172,9 @@ struct verify_command : dump_options {
     c->add_flag("--cuda", on_device,
                 "judge this library's CUDA kernels on the inputs\n"
                 "in the file, not the outputs in it");
-    c->add_option("--json", json, "write the report as JSON")
+    c->add_option("--json", json,
+                  "write the report as JSON; - is standard output, in place of "
+                  "the table")
         ->option_text("FILE");
     c->add_option("--junit", junit, "write the report as JUnit XML")
         ->option_text("FILE");
@@ -161,48 +195,106 @@ struct verify_command : dump_options {
         "which is also implied where no chunked form exists (value_erase,\n"
         "full_erase).\n"
         "\n"
-        "Exit code: 0 all tensors pass, 1 a tensor fails, 2 unusable input.\n"
-        "A NaN or an infinity fails; so do zeros where the result has others.");
+        "Several dumps give one table with a row for each, and one report.\n"
+        "\n"
+        "Exit code: 0 all tensors pass, 1 a tensor fails, 2 unusable input\n"
+        "(a tensor that fails in another dump weighs more).\n"
+        "A NaN or an infinity fails; so do zeros where the result has others.\n"
+        "\n" +
+        std::string(how_to_write));
   }
 
   int run() const {
-    const std::optional<profile> chosen =
-        as.empty() ? std::nullopt : std::optional(profile_named(as));
+    check_outputs({{"--json", json}, {"--junit", junit}}, paths);
+    if (std::count(paths.begin(), paths.end(), "-") > 1) {
+      throw error("standard input: given twice");
+    }
+    std::vector<judged_file> all;
     progress_line line;
-    const auto progress = [&line](std::string_view what, index_t done,
-                                  index_t total) {
-      line.show(what, done, total);
-    };
-    verification v = with_file([&](const safetensors::file& file) {
-      dump d = read_dump(file, given);
-      if (on_device) d.judged = run_on_device(d);
-      return verify(d, {chosen, limit, {threads, progress}});
-    });
+    for (const std::string& path : paths) {
+      std::string file;
+      if (paths.size() > 1) {
+        file = text(all.size() + 1, " of ", paths.size(), ", ",
+                    safetensors::printable(
+                        std::filesystem::path(path).filename().string(), 30),
+                    ", ");
+      }
+      all.push_back(judge(path, [&line, &file](std::string_view what,
+                                               index_t done, index_t total) {
+        line.show(file + std::string(what), done, total);
+      }));
+    }
     line.clear();
-    v.file = path;
-    write_table(std::cout, v, wants_colour());
-    std::cout.flush();
-    std::ostringstream text;
+    if (json != "-" && junit != "-") print(all);
+    std::ostringstream report;
     if (!json.empty()) {
-      write_json(text, v);
-      write_file(json, text.str());
+      write_json(report, all);
+      write_output(json, report.str());
     }
-    text.str("");
+    report.str("");
     if (!junit.empty()) {
-      write_junit(text, v);
-      write_file(junit, text.str());
+      write_junit(report, all);
+      write_output(junit, report.str());
     }
-    return v.pass() ? passed : failed;
+    if (all.size() == 1 && !all[0].error.empty()) throw error(all[0].error);
+    return exit_code_of(all);
+  }
+
+ private:
+  judged_file judge(const std::string& path,
+                    const std::function<void(std::string_view, index_t,
+                                             index_t)>& progress) const {
+    judged_file result{path, {}, {}};
+    try {
+      const std::optional<profile> chosen =
+          as.empty() ? std::nullopt : std::optional(profile_named(as));
+      result.outcome = with_file(path, [&](const safetensors::file& file) {
+        dump d = read_dump(file, given);
+        if (on_device) d.judged = run_on_device(d);
+        return verify(d, {chosen, limit, {threads, progress}});
+      });
+      result.outcome->file = path;
+    } catch (const std::bad_alloc&) {
+      result.error = safetensors::printable(path) + ": not enough memory";
+    } catch (const error& e) {
+      result.error = e.what();
+    }
+    return result;
+  }
+
+  static void print(const std::vector<judged_file>& all) {
+    if (all.size() > 1) {
+      write_summary(std::cout, all, wants_colour());
+    } else if (all[0].outcome) {
+      write_table(std::cout, *all[0].outcome, wants_colour());
+    }
+  }
+
+  static int exit_code_of(const std::vector<judged_file>& all) {
+    int code = passed;
+    for (const judged_file& f : all) {
+      if (!f.outcome) {
+        code = unusable;
+      } else if (!f.outcome->pass()) {
+        return failed;
+      }
+    }
+    return code;
   }
 };
 
 struct reference_command : dump_options {
-  std::string out, by = "dd", type = "f64";
+  std::string path, out, by = "dd", type = "f64";
 
   void declare(CLI::App& app) {
     CLI::App* const c = app.add_subcommand(
         "reference", "write the exact outputs and gradients");
-    c->add_option("-o,--output", out, "where to write them")
+    c->add_option("file", path,
+                  "the dump, a safetensors file; - is standard input")
+        ->required()
+        ->option_text("DUMP");
+    c->add_option("-o,--output", out,
+                  "where to write them; - is standard output")
         ->required()
         ->option_text("OUT");
     c->add_option("--precision", by,
@@ -221,8 +313,9 @@ struct reference_command : dump_options {
   }
 
   int run() const {
+    check_outputs({{"--output", out}}, {path});
     progress_line line;
-    with_file([&](const safetensors::file& file) {
+    with_file(path, [&](const safetensors::file& file) {
       const dump d = read_dump(file, given);
       const gradient_result<double_double> r = exact_result(
           d, by,
@@ -273,7 +366,7 @@ int run(int count, char** arguments) {
       "an ideal kernel in the same number formats would make.",
       "carve");
   app.set_version_flag("--version", "carve " + std::string(version));
-  app.get_formatter()->column_width(27);
+  app.formatter(std::make_shared<help_formatter>());
   app.require_subcommand(1);
   verify_command verify;
   reference_command reference;
@@ -284,7 +377,7 @@ int run(int count, char** arguments) {
   CLI::App* const show =
       app.add_subcommand("show", "print what a safetensors file holds");
   std::string shown;
-  show->add_option("file", shown, "a safetensors file")
+  show->add_option("file", shown, "a safetensors file; - is standard input")
       ->required()
       ->option_text("DUMP");
   app.footer("`carve COMMAND --help` describes a command.");
@@ -297,9 +390,8 @@ int run(int count, char** arguments) {
   }
   if (!first.starts_with('-') &&
       std::find(commands.begin(), commands.end(), first) == commands.end()) {
-    std::cerr << "carve: expected one of " << text(commands) << ", got \""
-              << safetensors::printable(first) << "\"\nTry `carve --help`.\n";
-    return unusable;
+    throw error("expected one of ", commands, ", got \"",
+                safetensors::printable(first), "\"\nTry `carve --help`.");
   }
   try {
     app.parse(count, arguments);
@@ -308,8 +400,8 @@ int run(int count, char** arguments) {
     const auto chosen = app.get_subcommands();
     const std::string command =
         "carve" + (chosen.empty() ? "" : " " + chosen.front()->get_name());
-    std::cerr << command << ": " << e.what() << "\nTry `" << command
-              << " --help`.\n";
+    std::cerr << fit_for_terminal(text(command, ": ", e.what())) << "\nTry `"
+              << command << " --help`.\n";
     return unusable;
   }
   if (app.got_subcommand("verify")) return verify.run();
@@ -326,12 +418,18 @@ int run(int count, char** arguments) {
 }  // namespace carve::program
 
 int main(int count, char** arguments) {
+  using namespace carve::program;
+  // A file beyond the limit of its size is an error of write(2).
+  std::signal(SIGXFSZ, SIG_IGN);
   try {
-    return carve::program::run(count, arguments);
+    const int code = run(count, arguments);
+    std::cout.flush();
+    if (!std::cout) throw carve::error("standard output: cannot be written");
+    return code;
   } catch (const std::bad_alloc&) {
     std::cerr << "carve: not enough memory\n";
   } catch (const std::exception& e) {
-    std::cerr << "carve: " << e.what() << '\n';
+    std::cerr << fit_for_terminal(carve::text("carve: ", e.what())) << '\n';
   }
-  return carve::program::unusable;
+  return unusable;
 }

@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "program/console.hpp"
+
 namespace carve::program {
 
 namespace {
@@ -108,6 +110,29 @@ std::string reason(const verdict& v, const tolerance& limit) {
   return "";
 }
 
+/// A product in TF32 has an error of about 2^-11 of its operands; sums and
+/// cancellation move that of an output by a few factors of two.
+bool errs_like_tf32(const verification& v) {
+  const auto like = [](const verdict& t) {
+    const comparison& c = t.errors;
+    return (c.fault == fault::rms || c.fault == fault::largest) &&
+           c.rel_rms >= 0x1p-15 && c.rel_rms <= 0x1p-7;
+  };
+  return std::all_of(v.tensors.begin(), v.tensors.end(), [&](const verdict& t) {
+    return t.errors.pass() || like(t);
+  });
+}
+
+std::string shortened(std::string s, std::size_t width) {
+  if (s.size() > width) s = s.substr(0, width - 3) + "...";
+  return s;
+}
+
+std::string file_name(const std::string& path) {
+  if (path == "-") return "standard input";
+  return st::printable(std::filesystem::path(path).filename().string());
+}
+
 std::string replay_text(const verification& v) {
   std::string s(name(v.as));
   if (v.as == profile::tensor_core) {
@@ -123,8 +148,8 @@ void write_table(std::ostream& out, const verification& v, bool colour) {
   const std::string red = colour ? "\033[1;31m" : "";
   const std::string plain = colour ? "\033[0m" : "";
   const dimensions& n = v.size;
-  out << st::printable(std::filesystem::path(v.file).filename().string())
-      << ": " << info(v.of).title << " (" << info(v.of).name << ")\n"
+  out << file_name(v.file) << ": " << info(v.of).title << " ("
+      << info(v.of).name << ")\n"
       << "  B " << n.B << ", T " << n.T << ", H " << n.H;
   if (n.HV != n.H) out << ", HV " << n.HV;
   out << ", K " << n.K << ", V " << n.V;
@@ -169,15 +194,75 @@ void write_table(std::ostream& out, const verification& v, bool colour) {
                 : text("all ", v.tensors.size(), " tensors are"))
         << " within " << formatted("%g", v.limit.rms) << " (RMS) and "
         << formatted("%g", v.limit.largest) << " (largest) replay errors\n";
-  } else if (v.as == profile::fp32) {
+  } else if (v.as == profile::fp32 && errs_like_tf32(v)) {
     out << "\nReplayed in fp32; a kernel that multiplies in TF32 is judged "
            "with --profile tf32.\n";
   }
 }
 
-void write_json(std::ostream& out, const verification& v) {
-  // Ordered: a reader finds the verdict first.
-  using json = nlohmann::ordered_json;
+void write_summary(std::ostream& out, const std::vector<judged_file>& all,
+                   bool colour) {
+  const std::string green = colour ? "\033[32m" : "";
+  const std::string red = colour ? "\033[1;31m" : "";
+  const std::string plain = colour ? "\033[0m" : "";
+  text_table table({0, 1, 2});
+  table.add({"dump", "family", "worst", "ratio", "largest", "verdict"});
+  std::size_t passes = 0, fails = 0;
+  for (const judged_file& f : all) {
+    const std::string file = shortened(file_name(f.path), 36);
+    if (!f.outcome) {
+      table.add({file, "", "", "", "", "unusable"});
+      continue;
+    }
+    const verification& v = *f.outcome;
+    // A ratio that is no number is worse than any.
+    const auto badness = [](const verdict& t) {
+      const double ratio = t.errors.ratio;
+      return std::pair(!t.errors.pass(),
+                       std::isfinite(ratio) ? ratio : HUGE_VAL);
+    };
+    const verdict& worst = *std::max_element(
+        v.tensors.begin(), v.tensors.end(),
+        [&](auto& x, auto& y) { return badness(x) < badness(y); });
+    ++(v.pass() ? passes : fails);
+    table.add({file, std::string(info(v.of).name), worst.name,
+               ratio_text(worst.errors.ratio),
+               ratio_text(worst.errors.max_ratio), v.pass() ? "pass" : "FAIL"});
+  }
+  table.write(out, [&](std::size_t, const std::string& cell) {
+    if (cell == "pass") return green + cell + plain;
+    if (cell == "FAIL" || cell == "unusable") return red + cell + plain;
+    return cell;
+  });
+  out << '\n';
+  for (const judged_file& f : all) {
+    if (!f.outcome) {
+      out << red << "unusable" << plain << "  " << fit_for_terminal(f.error)
+          << '\n';
+      continue;
+    }
+    for (const verdict& t : f.outcome->tensors) {
+      if (t.errors.pass()) continue;
+      out << red << "FAIL" << plain << "  " << file_name(f.path) << ": "
+          << t.name << ": " << reason(t, f.outcome->limit) << '\n';
+    }
+  }
+  if (passes < all.size()) out << '\n';
+  out << all.size() << " dumps: " << passes << " pass, " << fails << " fail, "
+      << all.size() - passes - fails << " unusable\n";
+}
+
+namespace {
+
+// Ordered: a reader finds the verdict first.
+using json = nlohmann::ordered_json;
+
+/// In ASCII: it may be printed. A byte that is not UTF-8 does no harm.
+std::string text_of(const json& x) {
+  return x.dump(2, ' ', true, json::error_handler_t::replace);
+}
+
+json report_of(const verification& v) {
   const auto number = [](double x) {
     return std::isfinite(x) ? json(x) : json(nullptr);
   };
@@ -214,39 +299,59 @@ void write_json(std::ostream& out, const verification& v) {
     if (!c.pass()) row["reason"] = reason(t, v.limit);
     all["tensors"].push_back(std::move(row));
   }
-  out << all.dump(2) << '\n';
+  return all;
 }
 
-void write_junit(std::ostream& out, const verification& v) {
-  const auto quoted = [](const std::string& s) {
-    std::string q = "\"";
-    for (const char c : st::printable(s)) {
-      if (c == '&') {
-        q += "&amp;";
-      } else if (c == '<') {
-        q += "&lt;";
-      } else if (c == '>') {
-        q += "&gt;";
-      } else if (c == '"') {
-        q += "&quot;";
-      } else {
-        q += c;
-      }
+json report_of(const judged_file& f) {
+  if (f.outcome) return report_of(*f.outcome);
+  return {{"verdict", "unusable"},
+          {"file", st::printable(f.path)},
+          {"error", f.error}};
+}
+
+std::string quoted(const std::string& s) {
+  std::string q = "\"";
+  for (const char c : s) {
+    if (c == '&') {
+      q += "&amp;";
+    } else if (c == '<') {
+      q += "&lt;";
+    } else if (c == '>') {
+      q += "&gt;";
+    } else if (c == '"') {
+      q += "&quot;";
+    } else if (c == '\n') {
+      q += "&#10;";
+    } else if (c < 0x20 || c > 0x7e) {
+      q += st::printable({&c, 1});
+    } else {
+      q += c;
     }
-    return q + "\"";
-  };
+  }
+  return q + "\"";
+}
+
+void write_suite(std::ostream& out, const judged_file& f) {
+  const std::string suite =
+      quoted("carve." + (f.path == "-"
+                             ? "stdin"
+                             : std::filesystem::path(f.path).stem().string()));
+  if (!f.outcome) {
+    out << "  <testsuite name=" << suite
+        << " tests=\"1\" failures=\"0\" errors=\"1\" skipped=\"0\">\n"
+        << "    <testcase classname=" << suite << " name=\"file\">\n"
+        << "      <error message=" << quoted(f.error)
+        << "/>\n    </testcase>\n  </testsuite>\n";
+    return;
+  }
+  const verification& v = *f.outcome;
   const auto failures =
       std::count_if(v.tensors.begin(), v.tensors.end(),
                     [](const verdict& t) { return !t.errors.pass(); });
-  const std::string suite =
-      "carve." + std::filesystem::path(v.file).stem().string();
-  out << "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n"
-      << "  <testsuite name=" << quoted(suite) << " tests=\""
-      << v.tensors.size() << "\" failures=\"" << failures
-      << "\" errors=\"0\" skipped=\"0\">\n";
+  out << "  <testsuite name=" << suite << " tests=\"" << v.tensors.size()
+      << "\" failures=\"" << failures << "\" errors=\"0\" skipped=\"0\">\n";
   for (const verdict& t : v.tensors) {
-    out << "    <testcase classname=" << quoted(suite)
-        << " name=" << quoted(t.name);
+    out << "    <testcase classname=" << suite << " name=" << quoted(t.name);
     if (t.errors.pass()) {
       out << "/>\n";
       continue;
@@ -254,7 +359,30 @@ void write_junit(std::ostream& out, const verification& v) {
     out << ">\n      <failure message=" << quoted(reason(t, v.limit))
         << "/>\n    </testcase>\n";
   }
-  out << "  </testsuite>\n</testsuites>\n";
+  out << "  </testsuite>\n";
+}
+
+}  // namespace
+
+void write_json(std::ostream& out, const std::vector<judged_file>& all) {
+  if (all.size() == 1) {
+    out << text_of(report_of(all[0])) << '\n';
+    return;
+  }
+  json files = json::array();
+  std::string verdict = "pass";
+  for (const judged_file& f : all) {
+    files.push_back(report_of(f));
+    if (f.outcome && !f.outcome->pass()) verdict = "fail";
+    if (!f.outcome && verdict == "pass") verdict = "unusable";
+  }
+  out << text_of({{"verdict", verdict}, {"dumps", files}}) << '\n';
+}
+
+void write_junit(std::ostream& out, const std::vector<judged_file>& all) {
+  out << "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n";
+  for (const judged_file& f : all) write_suite(out, f);
+  out << "</testsuites>\n";
 }
 
 void write_families(std::ostream& out) {
@@ -298,14 +426,10 @@ void write_families(std::ostream& out) {
 }
 
 void write_content(std::ostream& out, const st::file& file) {
-  const auto shortened = [](std::string s) {
-    if (s.size() > 24) s = s.substr(0, 21) + "...";
-    return s;
-  };
   if (!file.metadata().empty()) {
     text_table metadata({0, 1});
     for (const auto& [key, value] : file.metadata()) {
-      metadata.add({shortened(st::printable(key)), st::printable(value)});
+      metadata.add({shortened(st::printable(key), 24), st::printable(value)});
     }
     metadata.write(out);
     out << '\n';
@@ -316,16 +440,16 @@ void write_content(std::ostream& out, const st::file& file) {
   for (const std::string& tensor : file.names()) {
     const st::tensor_info& i = file.info(tensor);
     std::vector<double> finite;
-    if (st::format_of(i.dtype)) {
+    if (st::is_floating(i.dtype)) {
       finite = file.as_double(tensor);
-    } else {
+    } else if (i.dtype != st::dtype::u64) {
       for (const std::int64_t e : file.as_int64(tensor)) {
         finite.push_back(static_cast<double>(e));
       }
     }
     bad += std::erase_if(finite, [](double e) { return !std::isfinite(e); });
     std::vector<std::string> row{
-        shortened(st::printable(tensor)), std::string(role_of(tensor)),
+        shortened(st::printable(tensor), 24), std::string(role_of(tensor)),
         std::string(st::dtype_name(i.dtype)), st::shape_text(i.shape)};
     if (!finite.empty()) {
       const auto [least, largest] =

@@ -1,10 +1,12 @@
 /// @file
-/// How is a verification told: a table for people, JSON and JUnit for machines;
+/// How are verifications told: tables for people, JSON and JUnit for machines;
 /// and the two other tables that the program prints.
 #pragma once
 
+#include <optional>
 #include <ostream>
 #include <string>
+#include <vector>
 
 #include "program/verify.hpp"
 
@@ -14,11 +16,25 @@ namespace carve::program {
 /// @param[in] colour  escape sequences around verdicts; nothing else differs.
 void write_table(std::ostream& out, const verification& v, bool colour);
 
-/// One object; numbers that are not finite are null.
-void write_json(std::ostream& out, const verification& v);
+/// A dump of a run: what came of it, or why nothing did.
+struct judged_file {
+  std::string path;
+  std::optional<verification> outcome;
+  std::string error;  ///< empty where there is an outcome
+};
 
-/// One test case for each tensor.
-void write_junit(std::ostream& out, const verification& v);
+/// A row for each dump, then a line for each that fails or cannot be used; at
+/// most 80 columns but for those lines.
+void write_summary(std::ostream& out, const std::vector<judged_file>& all,
+                   bool colour);
+
+/// One object, of several dumps with an array of theirs; numbers that are not
+/// finite are null.
+void write_json(std::ostream& out, const std::vector<judged_file>& all);
+
+/// One suite for each dump with one test case for each tensor; a dump that
+/// cannot be used is an error.
+void write_junit(std::ostream& out, const std::vector<judged_file>& all);
 
 /// The family's table.
 void write_families(std::ostream& out);
