@@ -33,6 +33,18 @@ corpus = {
             "h": tensor("F16", [2], 24, 28),
             "b": tensor("BF16", [1, 2], 28, 32),
         }, ramp[:32]),
+    "narrow_dtypes": file_of(
+        {
+            "a": tensor("F8_E4M3", [2], 0, 2),
+            "b": tensor("F8_E5M2", [2], 2, 4),
+            "c": tensor("I16", [1], 4, 6),
+            "d": tensor("U16", [1], 6, 8),
+            "e": tensor("U32", [1], 8, 12),
+            "f": tensor("I8", [1], 12, 13),
+            "g": tensor("U8", [1], 13, 14),
+            "h": tensor("BOOL", [2], 14, 16),
+            "i": tensor("U64", [1], 16, 24),
+        }, ramp[:24]),
     "metadata": file_of(
         {
             "__metadata__": {"family": "gdn2", "scale": "0.125"},

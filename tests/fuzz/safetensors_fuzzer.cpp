@@ -27,21 +27,25 @@ void check(const st::file& file, std::span<const std::byte> input) {
   for (const auto& [key, value] : file.metadata()) {
     writer.set_metadata(key, value);
   }
-  std::size_t bytes = 0;
+  std::size_t bytes = 0, data_bytes = 0;
+  for (const auto& name : file.names()) {
+    data_bytes = std::max(data_bytes, file.info(name).end);
+  }
+  require(data_bytes <= input.size());
   for (const auto& name : file.names()) {
     const st::tensor_info& info = file.info(name);
     const auto data = file.bytes(name);
-    require(data.empty() ||
-            (data.data() >= input.data() &&
-             data.data() + data.size() <= input.data() + input.size()));
     require(data.size() == info.elements * st::item_size(info.dtype));
     bytes += data.size();
-    if (st::format_of(info.dtype)) {
+    // The data are the end of the file, without a hole.
+    require(same_bytes(
+        data, input.last(data_bytes).subspan(info.begin, data.size())));
+    if (st::is_floating(info.dtype)) {
       require(file.as_double(name).size() == info.elements);
       if (info.dtype != st::dtype::f64) {
         require(file.as_float(name).size() == info.elements);
       }
-    } else {
+    } else if (info.dtype != st::dtype::u64) {
       require(file.as_int64(name).size() == info.elements);
     }
     writer.add_bytes(name, info.dtype, info.shape, data);
