@@ -6,8 +6,8 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <type_traits>
 
+#include "arch/number.cuh"
 #include "carve/cuda.hpp"
 
 /// Returns the failing CUDA call's own text as the status.
@@ -48,25 +48,8 @@ __device__ __forceinline__ void store_from_float(void* p, std::int64_t i,
     static_cast<float*>(p)[i] = x;
 }
 
-template <class T>
-__device__ __forceinline__ float to_float(T x) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>)
-    return __bfloat162float(x);
-  else if constexpr (std::is_same_v<T, __half>)
-    return __half2float(x);
-  else
-    return x;
-}
-
-template <class T>
-__device__ __forceinline__ T from_float(float x) {
-  if constexpr (std::is_same_v<T, __nv_bfloat16>)
-    return __float2bfloat16_rn(x);
-  else if constexpr (std::is_same_v<T, __half>)
-    return __float2half_rn(x);
-  else
-    return x;
-}
+using arch::from_float;
+using arch::to_float;
 
 /// First token and length of sequence `n`, and the batch entry it lies in.
 struct sequence_span {

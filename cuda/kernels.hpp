@@ -9,7 +9,7 @@
 
 namespace carve::cuda {
 
-// Chunked forward on Hopper's tensor cores (forward_hopper.cu).
+// Chunked forward on Hopper's tensor cores (forward/forward.cu).
 bool forward_hopper_supports(const problem&);
 status forward_hopper_workspace(const problem&, std::size_t* bytes);
 status forward_hopper(const problem&, const outputs&, void* workspace,
@@ -30,7 +30,7 @@ status backward_general_workspace(const problem&, std::size_t* bytes);
 status backward_general(const problem&, const gradients&, void* workspace,
                         std::size_t bytes, CUstream_st* stream);
 
-// Chunked, one triangular solve for each value column (columnwise.cu).
+// Chunked, one triangular solve for each value column (columnwise/forward.cu).
 bool forward_columnwise_supports(const problem&);
 status forward_columnwise_workspace(const problem&, std::size_t* bytes);
 status forward_columnwise(const problem&, const outputs&, void* workspace,

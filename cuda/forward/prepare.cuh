@@ -21,18 +21,22 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "arch/barrier.cuh"
+#include "arch/copy.cuh"
+#include "arch/matrix.cuh"
+#include "arch/number.cuh"
+#include "arch/product.cuh"
+#include "arch/shared.cuh"
 #include "carve/cuda.hpp"
 #include "common.cuh"
-#include "hopper.cuh"
 
 namespace carve::cuda::forward_chunks {
 
-using namespace hopper;
+using namespace arch;
 
 constexpr int chunk = 64;         // tokens prepared together
 constexpr int tile_bytes = 8192;  // 64 rows of 64 16-bit elements
 constexpr int group = 128;        // threads of a warpgroup
-constexpr float log2e = 1.4426950408889634f;
 
 /// Along which axis a gate varies; `content`: a gate per channel made of its
 /// logits and of the outputs of the window before.
@@ -102,10 +106,6 @@ struct scratch {
   static constexpr int bytes = apart + 32;
   static_assert(2 * K * 4 <= totals_bytes);
 };
-
-__device__ __forceinline__ float2 as_float2(uint2 x) {
-  return make_float2(__uint_as_float(x.x), __uint_as_float(x.y));
-}
 
 /// A decay's log2.  2^-160 is zero in fp32, so a faster one is no different,
 /// and sums of these keep their precision; -inf is such a decay, NaN stays.
@@ -204,19 +204,6 @@ __device__ __forceinline__ void couple_exactly(const std::uint32_t (&apart)[4],
   }
 }
 
-/// d = a b^T of two sets of K / 64 tiles.
-template <class In, int K>
-__device__ __forceinline__ void multiply_tiles(float (&d)[32], std::uint32_t a,
-                                               std::uint32_t b) {
-  const std::uint32_t left = tile_start(a), right = tile_start(b);
-#pragma unroll
-  for (int j = 0; j < K / 16; ++j) {
-    const int at = (j >> 2) * tile_bytes + (j & 3) * 32;
-    product_of_tiles<In>(d, tile_descriptor(left, at),
-                         tile_descriptor(right, at), j > 0);
-  }
-}
-
 /// T is zero above its diagonal blocks.
 __device__ __forceinline__ void clear_above(std::uint32_t tile, int warp,
                                             int lane) {
@@ -225,22 +212,16 @@ __device__ __forceinline__ void clear_above(std::uint32_t tile, int warp,
             make_uint4(0, 0, 0, 0));
 }
 
-/// d += a b, 16 x 16, of operands as ldmatrix brings them, b transposed.
-__device__ __forceinline__ void multiply_blocks(float (&d)[2][4],
-                                                const std::uint32_t (&a)[4],
-                                                const std::uint32_t (&b)[4]) {
-  mma_16<__half>(d[0], a, b[0], b[1]);
-  mma_16<__half>(d[1], a, b[2], b[3]);
-}
 /// `factor` times a product, rounded for the next.
-__device__ __forceinline__ void pack_block(std::uint32_t (&a)[4],
-                                           const float (&d)[2][4],
-                                           float factor) {
+__device__ __forceinline__ fragment pack_block(const float (&d)[2][4],
+                                               float factor) {
+  fragment a;
 #pragma unroll
   for (int e = 0; e < 4; ++e) {
     const int at = 2 * (e & 1);
-    a[e] = pack<__half>(factor * d[e >> 1][at], factor * d[e >> 1][at + 1]);
+    a.r[e] = pack<__half>(factor * d[e >> 1][at], factor * d[e >> 1][at + 1]);
   }
+  return a;
 }
 
 /// T = (I + L)^-1 by one warpgroup into a tile that is zero above its diagonal
@@ -276,11 +257,11 @@ __device__ __forceinline__ void invert(const float (&l)[32], std::uint32_t tile,
   for (int k = 0; k < 3; ++k)
     if (k < warp) {
       const float* m = l + 8 * k;
-      store_matrices(block(warp, k), pack<__half>(m[0], m[1]),
-                     pack<__half>(m[2], m[3]), pack<__half>(m[4], m[5]),
-                     pack<__half>(m[6], m[7]));
+      store_matrices(block(warp, k),
+                     {pack<__half>(m[0], m[1]), pack<__half>(m[2], m[3]),
+                      pack<__half>(m[4], m[5]), pack<__half>(m[6], m[7])});
     }
-  corner = transpose_matrix(corner);
+  corner = transpose8(corner);
   __syncwarp();
 
   // A column of one of the two inverses.
@@ -305,56 +286,47 @@ __device__ __forceinline__ void invert(const float (&l)[32], std::uint32_t tile,
             make_uint4(pack<__half>(x[0], x[1]), pack<__half>(x[2], x[3]),
                        pack<__half>(x[4], x[5]), pack<__half>(x[6], x[7])));
   __syncwarp();
-  std::uint32_t across[4], direct[4];
-  load_matrices(across, inverses);
-  load_matrices_transposed(direct, inverses);
-  std::uint32_t own[4] = {direct[0], 0, 0, direct[1]};  // the block of 16
+  const fragment across = load_matrices(inverses);
+  const fragment direct = load_matrices_transposed(inverses);
+  fragment own = {direct.r[0], 0, 0, direct.r[1]};  // the block of 16
   {
     float y[4] = {}, z[4] = {};
-    const std::uint32_t last[4] = {direct[1], 0, 0, 0};
-    mma_16<__half>(y, last, corner, 0);
-    const std::uint32_t left[4] = {pack<__half>(-y[0], -y[1]), 0, 0, 0};
-    mma_16<__half>(z, left, across[0], 0);
-    own[1] = pack<__half>(z[0], z[1]);
+    multiply<__half>(y, {direct.r[1], 0, 0, 0}, corner, 0);
+    multiply<__half>(z, {pack<__half>(-y[0], -y[1]), 0, 0, 0}, across.r[0], 0);
+    own.r[1] = pack<__half>(z[0], z[1]);
   }
-  store_matrices(block(warp, warp), own[0], own[1], own[2], own[3]);
+  store_matrices(block(warp, warp), own);
 
   // T_ww L_wk; then, for the last two warps, of their block of 32.
   float left[3][2][4] = {};
 #pragma unroll
   for (int k = 0; k < 3; ++k) {
     if (k >= warp) continue;
-    std::uint32_t m[4];
-    load_matrices_transposed(m, block(warp, k));
-    multiply_blocks(left[k], own, m);
+    multiply<__half>(left[k], own, load_matrices_transposed(block(warp, k)));
   }
   coupled(left);
   sync_group<group>(barrier);
   meanwhile();
 
   // T_wj = -(T L)_wk T_kj, summed over block columns j to `last`.
-  std::uint32_t r[4];
+  fragment r;
   const auto finish = [&](int j, int last) {
     float y[2][4] = {};
 #pragma unroll
     for (int k = 0; k < 3; ++k) {
       if (k < j || k > last) continue;
-      std::uint32_t a[4], b[4];
-      load_matrices_transposed(b, block(k, j));
-      pack_block(a, left[k], -1.f);
-      multiply_blocks(y, a, b);
+      const fragment b = load_matrices_transposed(block(k, j));
+      multiply<__half>(y, pack_block(left[k], -1.f), b);
     }
-    pack_block(r, y, 1.f);
-    store_matrices(block(warp, j), r[0], r[1], r[2], r[3]);
+    r = pack_block(y, 1.f);
+    store_matrices(block(warp, j), r);
   };
   if (warp == 1) finish(0, 0);
   if (warp == 3) {
     finish(2, 2);
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
-      std::uint32_t m[4];
-      load_matrices_transposed(m, block(2, k));
-      multiply_blocks(left[k], r, m);
+      multiply<__half>(left[k], r, load_matrices_transposed(block(2, k)));
     }
   }
   sync_group<group>(barrier);
@@ -699,17 +671,16 @@ preparation<In, K, Decay, Erase, Every>::store_products(
   const int row = 16 * warp + (lane & 7) + 8 * ((lane >> 3) & 1);
 #pragma unroll
   for (int j = 0; j < 8; j += 2) {
-    std::uint32_t x[4];
+    fragment x;
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       // e & 1: rows + 8; e >> 1: columns + 8.
       const int r = 16 * warp + i + 8 * (e & 1);
       const int s = 8 * (j + (e >> 1)) + 2 * c;
       const int at = 4 * (j + (e >> 1)) + 2 * (e & 1);
-      x[e] = pack<__half>(s <= r ? m[at] : 0.f, s < r ? m[at + 1] : 0.f);
+      x.r[e] = pack<__half>(s <= r ? m[at] : 0.f, s < r ? m[at + 1] : 0.f);
     }
-    store_matrices(block + part::products + swizzled(row, j + (lane >> 4)),
-                   x[0], x[1], x[2], x[3]);
+    store_matrices(block + part::products + swizzled(row, j + (lane >> 4)), x);
   }
 }
 
@@ -732,16 +703,16 @@ preparation<In, K, Decay, Erase, Every>::sum_rows(std::uint32_t block,
   }
   // Columns 16w..: every row of the product of ones and P is their sum.
   constexpr std::uint32_t one = 0x3C003C00;
-  const std::uint32_t ones[4] = {one, one, one, one};
+  const fragment ones = {one, one, one, one};
   float sum[2][4] = {};
 #pragma unroll
   for (int t = 0; t < 4; ++t) {
     if (t < warp) continue;
-    std::uint32_t b[4];
-    load_matrices_transposed(
-        b, block + part::products +
-               swizzled(16 * t + (lane & 15), 2 * warp + (lane >> 4)));
-    multiply_blocks(sum, ones, b);
+    multiply<__half>(
+        sum, ones,
+        load_matrices_transposed(
+            block + part::products +
+            swizzled(16 * t + (lane & 15), 2 * warp + (lane >> 4))));
   }
   if (lane < 4)
 #pragma unroll
@@ -794,8 +765,8 @@ __device__ __forceinline__ void preparation<In, K, Decay, Erase, Every>::run(
     sync_group<group>(barrier);
     product_fence();
     if constexpr (!content)
-      multiply_tiles<In, K>(l, block + part::erase_keys, keys(block));
-    multiply_tiles<In, K>(m, block + part::queries, keys(block));
+      product_of_tiles<In, K>(l, block + part::erase_keys, keys(block));
+    product_of_tiles<In, K>(m, block + part::queries, keys(block));
     product_commit();
     if constexpr (content) meanwhile();
     product_wait<0>();
@@ -878,11 +849,11 @@ __device__ __forceinline__ void preparation<In, K, Decay, Erase, Every>::run(
     sync_group<group>(barrier);
     product_fence();
     const auto lower = [&] {
-      multiply_tiles<In, K>(l, block + part::erase_keys,
-                            block + part::erase_keys);
+      product_of_tiles<In, K>(l, block + part::erase_keys,
+                              block + part::erase_keys);
     };
     if constexpr (Every == 1) lower();
-    multiply_tiles<In, K>(m, block + part::queries, block + part::erase_keys);
+    product_of_tiles<In, K>(m, block + part::queries, block + part::erase_keys);
     product_commit();
     // Log from the end of block b to the start of the own.
     if (warp == 3) between[1] = total[2];

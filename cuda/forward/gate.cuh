@@ -12,27 +12,18 @@
 // and z needs only T's diagonal blocks, so it is there long before T and U.
 #pragma once
 
-#include "forward_prepare.cuh"
+#include "forward/prepare.cuh"
 
 namespace carve::cuda::forward_chunks {
 
 constexpr int largest_rank = 128;
 
-/// Named barriers among the warpgroups that gate (`gated`: the keys of a chunk
-/// have their gate), with the one that leads them (`moved`: the shifts of the
-/// logits are there), of one alone (`first` makes T, `leader`), and between
-/// them and the walkers, who wake sooner so than by an mbarrier: of a stage,
-/// its erase keys have their gate and L is made; z is there; T is there; and,
-/// within a block, the sums of the window's outputs are known.  (The walkers
-/// are at most a chunk behind, so what a stage has may be told of two.)
-struct gate_barriers {
-  static constexpr int gated = 4, first = 5, leader = 11, moved = 12;
-  static constexpr int coupled = 6, inverted = 8, known = 10, solved = 13;
-  template <int Walkers>
-  static constexpr int walker_threads = group*(Walkers + 1);
-  template <int Walkers>
-  static constexpr int solver_threads = group* Walkers + 32;
-};
+/// Threads that meet at a barrier of the gate's (arch/barrier.cuh) between it
+/// and `Walkers` walking warpgroups.
+template <int Walkers>
+constexpr int with_gate = group*(Walkers + 1);
+template <int Walkers>
+constexpr int with_solver = group* Walkers + 32;
 
 /// Shared memory of the gate: the logits of a chunk (tiles), scratch of
 /// `invert`, the sums of the outputs (but for their scale) of `Windows`
@@ -282,7 +273,7 @@ struct content_gate {
           multiply_add(total, down(p, r, j), sums + j * lanes * 16);
         project(r, total);
       }
-    sync_group<group>(gate_barriers::leader);
+    sync_group<group>(named::leading);
     const std::uint32_t mine = inner + lane / moved_channels * depth * 4;
     total = make_float4(0, 0, 0, 0);
 #pragma unroll
@@ -342,7 +333,7 @@ struct content_gate {
                                          std::uint32_t numbers,
                                          Coupled&& coupled) const {
     product_fence();
-    multiply_tiles<In, K>(l, block + part::erase_keys, block + part::keys);
+    product_of_tiles<In, K>(l, block + part::erase_keys, block + part::keys);
     product_commit();
     if (warp == 0) scale_sums(numbers);
     const uint4 x = read16(numbers + part::apart);
@@ -384,20 +375,17 @@ struct content_gate {
 #pragma unroll
       for (int k = 0; k < 3; ++k) {
         if (k >= warp) continue;
-        std::uint32_t a[4];
-        pack_block(a, left[k], -1.f);
-        store_matrices(at + memory::block(warp, k) + lane * 16, a[0], a[1],
-                       a[2], a[3]);
+        store_matrices(at + memory::block(warp, k) + lane * 16,
+                       pack_block(left[k], -1.f));
       }
     };
     const auto meanwhile = [&] {
       if (warp != 0) return;
       solve(block, numbers, at + memory::solution + stage * chunk * 4);
-      arrive_group<gate_barriers::solver_threads<walkers>>(
-          gate_barriers::solved + stage);
+      arrive_group<with_solver<walkers>>(named::solved + stage);
     };
     invert(l, block + part::inverse, at + memory::scratch, warp, lane,
-           gate_barriers::first, keep, meanwhile);
+           named::inverting, keep, meanwhile);
   }
 
   /// Divides sum(P) by a power of two near its largest, by one warp.
@@ -424,7 +412,7 @@ struct content_gate {
                                         std::uint32_t numbers,
                                         std::uint32_t to) const {
     const int row = (lane & 7) + 8 * (lane >> 4), piece = lane >> 3 & 1;
-    std::uint32_t m[3][3][4], t[4][4];
+    fragment m[3][3], t[4];
     float y[4][4];
 #pragma unroll
     for (int w = 3; w >= 0; --w) {
@@ -436,10 +424,10 @@ struct content_gate {
       }
 #pragma unroll
       for (int k = 0; k < w; ++k)
-        load_matrices_transposed(
-            m[w - 1][k], at + memory::block(w, k) + piece * 256 + row * 16);
-      load_matrices_transposed(
-          t[w], block + part::inverse + swizzled(16 * w + row, 2 * w + piece));
+        m[w - 1][k] = load_matrices_transposed(at + memory::block(w, k) +
+                                               piece * 256 + row * 16);
+      t[w] = load_matrices_transposed(block + part::inverse +
+                                      swizzled(16 * w + row, 2 * w + piece));
     }
     const float unit = read4(at + memory::unit);
 #pragma unroll
@@ -456,9 +444,10 @@ struct content_gate {
         if (lane & 4) b[e] = pack<__half>(y0 - near.x, y1 - near.y);
       }
 #pragma unroll
-      for (int k = 0; k < w; ++k) mma_16<__half>(y[k], m[w - 1][k], b[0], b[1]);
+      for (int k = 0; k < w; ++k)
+        multiply<__half>(y[k], m[w - 1][k], b[0], b[1]);
       float z[4] = {};
-      mma_16<__half>(z, t[w], b[0], b[1]);
+      multiply<__half>(z, t[w], b[0], b[1]);
 #pragma unroll
       for (int e = 0; e < 2; ++e)
         if (lane % 4 == 0)

@@ -2,8 +2,8 @@
 // in chunks of 64 tokens.
 //
 // A chunk is first *prepared* by one warpgroup, which needs no state
-// (forward_prepare.cuh).  The *walk* then takes the state through the chunks
-// in order (forward_walk.cuh), with
+// (prepare.cuh).  The *walk* then takes the state through the chunks
+// in order (walk.cuh), with
 //   U = T (w*v - (b*k*e^G) S),  O = scale ((q*e^G) S + P U),
 //   S <- e^{G_C} S + (k*e^{G_C - G})^T U.
 //
@@ -11,7 +11,7 @@
 // (fused_kernel).  With few, some blocks walk, each a head or half of its value
 // channels, and others prepare chunks for them, through global memory
 // (split_kernel).  With a content gate (family carve) what the gate touches is
-// done between the two (forward_gate.cuh); the halves of a head are a cluster.
+// done between the two (gate.cuh); the halves of a head are a cluster.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -21,9 +21,9 @@
 
 #include "carve/cuda.hpp"
 #include "common.cuh"
-#include "forward_gate.cuh"
-#include "forward_prepare.cuh"
-#include "forward_walk.cuh"
+#include "forward/gate.cuh"
+#include "forward/prepare.cuh"
+#include "forward/walk.cuh"
 #include "kernels.hpp"
 
 namespace carve::cuda {
@@ -142,7 +142,6 @@ __device__ __forceinline__ void gate_chunks(const problem& p,
                                             int thread) {
   using part = prepared<K, axis::content>;
   using gate_type = content_gate<In, K, V, Groups>;
-  using barriers = gate_barriers;
   constexpr bool leads = Groups == 1;
   constexpr int walkers = gate_type::walkers;
   constexpr int moved_threads = leads ? group : 3 * group;
@@ -155,7 +154,7 @@ __device__ __forceinline__ void gate_chunks(const problem& p,
     gate.clear_shifts();
     if (length > 0) gate.fetch(p, span, 0, at.logits);
   }
-  sync_group<moved_threads>(barriers::moved);
+  sync_group<moved_threads>(named::moved);
   int left = 1;  // tokens of the window
 #pragma unroll 1
   for (int n = 0; n * chunk < length; ++n) {
@@ -176,10 +175,10 @@ __device__ __forceinline__ void gate_chunks(const problem& p,
     const auto pieces = gate.take(block, 0);
     if (moves) {
       if constexpr (leads) {
-        sync_group<barriers::walker_threads<walkers>>(barriers::known);
+        sync_group<with_gate<walkers>>(named::known);
         gate.move(p, weights, 0);
       }
-      sync_group<moved_threads>(barriers::moved);
+      sync_group<moved_threads>(named::moved);
     }
     if constexpr (leads) barrier_wait(at.keyed + 8 * stage, (n >> 1) & 1);
     if (left <= 0 || n == 0) left = p.window;
@@ -187,24 +186,24 @@ __device__ __forceinline__ void gate_chunks(const problem& p,
     gate.apply(block, pieces, gate.current());
     fence_async_proxy();
     if (!first) {
-      arrive_group<Groups * group>(barriers::gated);
+      arrive_group<Groups * group>(named::gated);
       __syncwarp();
       if (gate.lane == 0) barrier_arrive(at.taken);
       continue;
     }
-    sync_group<Groups * group>(barriers::gated);
+    sync_group<Groups * group>(named::gated);
     if constexpr (!leads) {
       if (gate.lane == 0) barrier_arrive(at.taken);
     } else if ((n + 1) * chunk < length) {
       gate.fetch(p, span, (n + 1) * chunk, at.logits);
     }
-    constexpr int threads = barriers::walker_threads<walkers>;
+    constexpr int threads = with_gate<walkers>;
     float l[32];
     gate.couple(l, p, span, n * chunk, block, numbers,
-                [&] { arrive_group<threads>(barriers::coupled + stage); });
+                [&] { arrive_group<threads>(named::coupled + stage); });
     gate.make_inverse(l, block, numbers, stage);
     fence_async_proxy();
-    arrive_group<threads>(barriers::inverted + stage);
+    arrive_group<threads>(named::inverted + stage);
   }
 }
 
@@ -218,12 +217,11 @@ __device__ __forceinline__ void lead_chunks(
     const problem& p, const sequence_span& span, int head,
     const walk_shared& at, std::uint32_t memory, int thread, Await&& await,
     LoadKeys&& load_keys, LoadRest&& load_rest, LoadLogits&& load_logits) {
-  using barriers = gate_barriers;
   const int length = static_cast<int>(span.length);
   content_gate<In, K, V, 2> gate;
   gate.start(p, span, head, memory, thread);
   gate.clear_shifts();
-  sync_group<3 * group>(barriers::moved);
+  sync_group<3 * group>(named::moved);
   // These wait for the chunk after the one they bring, so that none waits long.
   const auto load = [&](int n) {
     if (thread == 32) load_keys(n);
@@ -246,7 +244,7 @@ __device__ __forceinline__ void lead_chunks(
       barrier_wait(known, (window >> 1) & 1);
       if (thread == 0) barrier_expect(known, V * 4);
       gate.move(p, weights, which);
-      arrive_group<3 * group>(barriers::moved);
+      arrive_group<3 * group>(named::moved);
       ++window;
     }
     if (left <= 0 || n == 0) left = p.window;

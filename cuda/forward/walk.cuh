@@ -3,8 +3,8 @@
 // registers.
 #pragma once
 
-#include "forward_gate.cuh"
-#include "forward_prepare.cuh"
+#include "forward/gate.cuh"
+#include "forward/prepare.cuh"
 
 namespace carve::cuda::forward_chunks {
 
@@ -51,7 +51,7 @@ struct walk_shared {
 ///
 /// `Split`: the products of successive chunks overlap for a short chain from
 /// state to state.  With a content gate the longer chain is from one window's
-/// mean output to the next's, through the gate (forward_gate.cuh), so the mean
+/// mean output to the next's, through the gate (gate.cuh), so the mean
 /// is made apart from the outputs and before them, as S^T sum(q) + R^T z, and
 /// with `Split` a chunk's outputs are not written until the next's mean is out.
 template <class In, int K, int V, axis Decay, axis Erase, axis Write,
@@ -64,7 +64,6 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
                                             int thread) {
   constexpr bool content = Erase == axis::content;
   using part = prepared<K, Erase>;
-  using barriers = gate_barriers;
   constexpr int walkers = Split ? 1 : V / 64;  // content, of the block
   constexpr int stages = stages_of<Decay, Erase, Split>;
   constexpr int vs = v_stages<Decay, Erase, Split>, ws = w_stages<Write, Split>;
@@ -151,10 +150,10 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
 #pragma unroll
     for (int j = 0; j < 4; ++j)
       store_matrices_transposed(at.values + mine + lane_tile + 2048 * j,
-                                pack<In>(f * y[8 * j], f * y[8 * j + 1]),
-                                pack<In>(f * y[8 * j + 2], f * y[8 * j + 3]),
-                                pack<In>(f * y[8 * j + 4], f * y[8 * j + 5]),
-                                pack<In>(f * y[8 * j + 6], f * y[8 * j + 7]));
+                                {pack<In>(f * y[8 * j], f * y[8 * j + 1]),
+                                 pack<In>(f * y[8 * j + 2], f * y[8 * j + 3]),
+                                 pack<In>(f * y[8 * j + 4], f * y[8 * j + 5]),
+                                 pack<In>(f * y[8 * j + 6], f * y[8 * j + 7])});
   };
   const auto write_out = [&](int n) {
     const std::uint32_t mine = n % vs * tile_bytes;
@@ -212,15 +211,10 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
     if constexpr (content) {
       if constexpr (!Split) add_state();
       meanwhile();
-      sync_group<barriers::walker_threads<walkers>>(barriers::coupled + stage);
+      sync_group<with_gate<walkers>>(named::coupled + stage);
     }
-    const std::uint32_t tile = tile_start(block + part::erase_keys);
     product_fence();
-#pragma unroll
-    for (int j = 0; j < K / 16; ++j)
-      product<In, false>(
-          u, operand + 4 * j,
-          tile_descriptor(tile, (j >> 2) * tile_bytes + (j & 3) * 32), j > 0);
+    product_with_tiles<In, K>(u, operand, block + part::erase_keys);
     product_commit();
     if constexpr (content && Split) add_state();
     if constexpr (Decay != axis::none) {
@@ -284,7 +278,7 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
           write4(to, sum[0]);
           write4(to + 32, sum[1]);
         }
-        arrive_group<barriers::walker_threads<walkers>>(barriers::known);
+        arrive_group<with_gate<walkers>>(named::known);
       }
       sum[0] = sum[1] = 0;
       left = p.window;
@@ -300,19 +294,14 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
     float y[32], here[32];
     float(&u)[32] = Split ? ahead : here;
     const auto read_state = [&] {
-      const std::uint32_t tile = tile_start(block + part::queries);
-#pragma unroll
-      for (int j = 0; j < K / 16; ++j)
-        product<In, false>(
-            y, operand + 4 * j,
-            tile_descriptor(tile, (j >> 2) * tile_bytes + (j & 3) * 32), j > 0);
+      product_with_tiles<In, K>(y, operand, block + part::queries);
     };
     // Content, not split: v is read while the products are made.
     constexpr bool hold = content && !Split;
-    std::uint32_t v_held[hold ? 4 : 1][4];
-    const auto load_v = [&](std::uint32_t(&r)[4], int j) {
-      load_matrices_transposed(
-          r, at.values + n % vs * tile_bytes + lane_tile + 2048 * j);
+    fragment v_held[hold ? 4 : 1];
+    const auto load_v = [&](int j) {
+      return load_matrices_transposed(at.values + n % vs * tile_bytes +
+                                      lane_tile + 2048 * j);
     };
     if constexpr (Split && content) {
       copy_async_wait<0>();
@@ -330,7 +319,7 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       sync_group<group>(barrier);
       if constexpr (hold)
 #pragma unroll
-        for (int j = 0; j < 4; ++j) load_v(v_held[j], j);
+        for (int j = 0; j < 4; ++j) v_held[j] = load_v(j);
       product_wait<0>();
       pin(u);
     }
@@ -339,19 +328,19 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
     std::uint32_t rest[16];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      std::uint32_t wr[4];
-      if constexpr (!hold) load_v(v_held[0], j);
-      const std::uint32_t(&vr)[4] = v_held[hold ? j : 0];
+      fragment wr;
+      if constexpr (!hold) v_held[0] = load_v(j);
+      const fragment& vr = v_held[hold ? j : 0];
       if constexpr (Write == axis::channel)
-        load_matrices_transposed(
-            wr, w_at + n % ws * tile_bytes + lane_tile + 2048 * j);
+        wr = load_matrices_transposed(w_at + n % ws * tile_bytes + lane_tile +
+                                      2048 * j);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         // e & 1: value channel + 8; e >> 1: tokens + 8.
-        const float2 x = unpack<In>(vr[e]);
+        const float2 x = unpack<In>(vr.r[e]);
         float2 f;
         if constexpr (Write == axis::channel)
-          f = unpack<In>(wr[e]);
+          f = unpack<In>(wr.r[e]);
         else
           f = as_float2(read8(numbers + part::write +
                               (16 * j + 8 * (e >> 1) + 2 * c) * 4));
@@ -365,7 +354,7 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       // The thread's number, from which the sums' place is made anew.
       int number = threadIdx.x;
       forget(number);
-      sync_group<barriers::solver_threads<walkers>>(barriers::solved + stage);
+      sync_group<with_solver<walkers>>(named::solved + stage);
       add_sums(u, at.solution + stage * chunk * 4, n, number);
       if constexpr (Split) {
         if (n > 0) write_out(n - 1);
@@ -373,14 +362,10 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
         read_state();
         product_commit();
       }
-      sync_group<barriers::walker_threads<walkers>>(barriers::inverted + stage);
+      sync_group<with_gate<walkers>>(named::inverted + stage);
     }
-    const std::uint32_t inverse = tile_start(block + part::inverse);
     product_fence();
-#pragma unroll
-    for (int j = 0; j < 4; ++j)
-      product<__half, false>(u, rest + 4 * j, tile_descriptor(inverse, j * 32),
-                             j > 0);
+    product_with_tiles<__half, chunk>(u, rest, block + part::inverse);
     product_commit();
     product_wait<0>();
     pin(u);
@@ -390,20 +375,11 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
 #pragma unroll
     for (int j = 0; j < 16; ++j) rest[j] = pack<__half>(u[2 * j], u[2 * j + 1]);
     const auto update_state = [&] {
-      const std::uint32_t tile =
-          tile_start(block + part::tail_keys, tile_bytes);
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-        product<__half, true>(state, rest + 4 * j,
-                              tile_descriptor(tile, j * 2048), 1);
+      add_product_across<__half>(state, rest, block + part::tail_keys);
       product_commit();
     };
     const auto read_written = [&] {
-      const std::uint32_t tile = tile_start(block + part::products);
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-        product<__half, false>(y, rest + 4 * j, tile_descriptor(tile, j * 32),
-                               1);
+      product_with_tiles<__half, chunk>(y, rest, block + part::products, true);
       product_commit();
     };
     product_fence();

@@ -1,0 +1,154 @@
+// How do the warps of a block, or the blocks of a cluster, wait for each other
+// and for copies: mbarriers, rings of stages, named barriers.
+#pragma once
+
+#include <cstdint>
+
+namespace carve::cuda::arch {
+
+__device__ __forceinline__ void barrier_init(std::uint32_t barrier,
+                                             std::uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(barrier),
+               "r"(arrivals)
+               : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier)
+               : "memory");
+}
+__device__ __forceinline__ void barrier_expect(std::uint32_t barrier,
+                                               std::uint32_t bytes) {
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier),
+      "r"(bytes)
+      : "memory");
+}
+__device__ __forceinline__ void barrier_wait(std::uint32_t barrier,
+                                             std::uint32_t phase) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra out;\n"
+      "bra again;\n"
+      "out:\n"
+      "}\n" ::"r"(barrier),
+      "r"(phase)
+      : "memory");
+}
+
+/// Whether the phase is over, without waiting for it.
+__device__ __forceinline__ bool barrier_test(std::uint32_t barrier,
+                                             std::uint32_t phase) {
+  std::uint32_t done;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n"
+      "}\n"
+      : "=r"(done)
+      : "r"(barrier), "r"(phase)
+      : "memory");
+  return done != 0;
+}
+
+/// Where a ring of `Stages` stages stands.  Barriers of a stage change their
+/// phase once a round; who waits for stages to be full begins with phase 0, who
+/// waits for them to be empty with 1.
+template <int Stages>
+struct ring {
+  int stage = 0, phase = 0;
+  __device__ __forceinline__ void advance() {
+    if (++stage == Stages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+// ---- named barriers ----
+
+/// The named barriers of a block, 1 to 15; 0 is __syncthreads'.  Numbers that
+/// stand twice are of kernels, or of blocks of one, that do not meet.
+namespace named {
+enum : int {
+  // Forward: a warpgroup that prepares (of several in a block of their own,
+  // from here on; of two beside walkers, the second), one that walks.
+  prepare = 1,
+  walk = 2,  // and 3
+  prepare_second = 4,
+  // With a content gate, among the warpgroups that gate: the keys of a chunk
+  // have their gate; of the first of them, that makes T, and of the one that
+  // leads, alone; with the leader: the shifts of the logits are there.
+  gated = 4,
+  inverting = 5,
+  leading = 11,
+  moved = 12,
+  // Between them and the walkers, who wake sooner so than by an mbarrier: of a
+  // stage (so two each), its erase keys have their gate and L is made; T is
+  // there; z is there; and the sums of the window's outputs are known.  (The
+  // walkers are at most a chunk behind, so what a stage has may be told of
+  // two.)
+  coupled = 6,
+  inverted = 8,
+  known = 10,
+  solved = 13,
+  // Backward: the two warps of a slice of 16 channels, of four.
+  slice = 1,
+};
+}  // namespace named
+
+/// Named barrier among `Threads` threads of the block.
+template <int Threads>
+__device__ __forceinline__ void sync_group(int id) {
+  asm volatile("bar.sync %0, %1;\n" ::"r"(id), "n"(Threads) : "memory");
+}
+/// Counts there without waiting.
+template <int Threads>
+__device__ __forceinline__ void arrive_group(int id) {
+  asm volatile("bar.arrive %0, %1;\n" ::"r"(id), "n"(Threads) : "memory");
+}
+
+// ---- clusters ----
+
+/// All threads of the blocks of a cluster.
+__device__ __forceinline__ void sync_cluster() {
+  asm volatile(
+      "barrier.cluster.arrive.aligned;\n"
+      "barrier.cluster.wait.aligned;\n" ::
+          : "memory");
+}
+/// What `address` is in the cluster's block `rank`.
+__device__ __forceinline__ std::uint32_t cluster_address(std::uint32_t address,
+                                                         int rank) {
+  std::uint32_t y;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;\n"
+               : "=r"(y)
+               : "r"(address), "r"(rank));
+  return y;
+}
+/// Writes to a block of the cluster, four of the bytes that its barrier
+/// expects.
+__device__ __forceinline__ void store_async(std::uint32_t to, float x,
+                                            std::uint32_t barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 "
+      "[%0], %1, [%2];\n" ::"r"(to),
+      "f"(x), "r"(barrier)
+      : "memory");
+}
+
+// ---- registers, which warpgroups of a block exchange ----
+
+template <int Registers>
+__device__ __forceinline__ void grow_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(Registers));
+}
+template <int Registers>
+__device__ __forceinline__ void shrink_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(Registers));
+}
+
+}  // namespace carve::cuda::arch
