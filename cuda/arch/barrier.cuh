@@ -6,6 +6,8 @@
 
 namespace carve::cuda::arch {
 
+constexpr int group = 128;  // threads of a warpgroup
+
 __device__ __forceinline__ void barrier_init(std::uint32_t barrier,
                                              std::uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(barrier),

@@ -131,7 +131,7 @@ __device__ __forceinline__ void product_of_tiles(float (&d)[32],
   const std::uint32_t left = tile_start(a), right = tile_start(b);
 #pragma unroll
   for (int j = 0; j < K / 16; ++j) {
-    const int at = (j >> 2) * sizeof(tile) + (j & 3) * 32;
+    const int at = (j >> 2) * tile::bytes + (j & 3) * 32;
     product<T>(d, tile_descriptor(left, at), tile_descriptor(right, at), j > 0);
   }
 }
@@ -147,7 +147,7 @@ __device__ __forceinline__ void product_with_tiles(float (&d)[32],
   for (int j = 0; j < K / 16; ++j)
     product<T, false>(
         d, a + 4 * j,
-        tile_descriptor(right, (j >> 2) * sizeof(tile) + (j & 3) * 32),
+        tile_descriptor(right, (j >> 2) * tile::bytes + (j & 3) * 32),
         add || j > 0);
 }
 /// d += a b over 64 rows of b, N / 32 tiles side by side.
@@ -155,7 +155,7 @@ template <class T, int N>
 __device__ __forceinline__ void add_product_across(float (&d)[N],
                                                    const std::uint32_t* a,
                                                    std::uint32_t b) {
-  const std::uint32_t right = tile_start(b, sizeof(tile));
+  const std::uint32_t right = tile_start(b, tile::bytes);
 #pragma unroll
   for (int j = 0; j < 4; ++j)
     product<T, true>(d, a + 4 * j,

@@ -10,9 +10,10 @@
 
 namespace carve::cuda::arch {
 
-/// 64 rows of 64 elements.
-struct alignas(1024) tile {
-  static constexpr int rows = 64, columns = 64, row_bytes = 128;
+/// 64 rows of 64 elements.  (Not aligned by its type, which would pad what is
+/// beside it: kernels check where theirs begin.)
+struct tile {
+  static constexpr int rows = 64, columns = 64, row_bytes = 128, bytes = 8192;
   std::uint16_t element[rows][columns];
 };
 

@@ -15,6 +15,7 @@
 #include "arch/matrix.cuh"
 #include "arch/number.cuh"
 #include "arch/shared.cuh"
+#include "chunk/decay.cuh"
 #include "common.cuh"
 #include "kernels.hpp"
 
@@ -23,15 +24,13 @@ namespace {
 
 using namespace arch;
 
-constexpr int chunk = 64, side = 16, sides = chunk / side;
+using chunks::chunk;
+constexpr int side = 16, sides = chunk / side;
 
-/// exp2 of a decay below the smallest float is zero; bounding the log keeps
-/// its running sum exact enough for what follows.
-constexpr float lowest_log2 = -160.0f;
-
-/// Largest log2 decay over a diagonal block that its factored form carries.
+/// Largest log2 decay over a diagonal block that its factored form carries: it
+/// is referenced to the middle.
 template <class T>
-constexpr float steep_from = std::is_same_v<T, __nv_bfloat16> ? 200.0f : 16.0f;
+constexpr float steep_from = 2 * chunks::widest_factor<T>;
 
 struct column_arguments {
   problem p;
@@ -147,7 +146,7 @@ __global__ void __launch_bounds__(V * 2, 1)
 #pragma unroll 16
       for (int t = 0; t < part; ++t) {
         float& x = m.log[from + t + 1][i];
-        sum += fmaxf(x * log2e, lowest_log2);
+        sum += chunks::log_decay(x);
         x = sum;
       }
       m.part[threadIdx.x] = sum;

@@ -22,6 +22,7 @@
 #include "carve/cuda.hpp"
 #include "common.cuh"
 #include "forward/gate.cuh"
+#include "forward/memory.cuh"
 #include "forward/prepare.cuh"
 #include "forward/walk.cuh"
 #include "kernels.hpp"
@@ -34,89 +35,45 @@ using namespace forward_chunks;
 extern __shared__ __align__(1024) char dynamic_shared[];
 
 /// The tiles of the tensor cores need a boundary of 1024 bytes.
-__device__ __forceinline__ std::uint32_t tiles_address() {
+template <class Memory>
+__device__ __forceinline__ shared<Memory> block_memory() {
   const std::uint32_t address = shared_address(dynamic_shared);
   if (address % 1024 != 0) __trap();
-  return address;
+  return {address};
 }
 
 constexpr int round_up(int x, int to) { return (x + to - 1) / to * to; }
 
-/// What a block that walks does: all for a head of a sequence; what is left of
-/// it when others prepare; or that for 64 value channels.
-enum class share { all, wide, narrow };
-
-/// A block that walks: its warpgroups, and where things lie in its shared
-/// memory, as offsets from its start.
-template <int K, int V, axis Decay, axis Erase, axis Write, share Share>
-struct walk_layout {
-  static constexpr bool content = Erase == axis::content;
-  static constexpr bool narrow = Share == share::narrow;
-  using part = prepared<K, Erase>;
-  // Warpgroups, after those that walk: one or two that prepare, or one that
-  // loads, and one that gates; or, narrow, two that gate and one that leads.
-  static constexpr int walkers = narrow ? 1 : V / 64;
-  static constexpr int preparing =
-      Share == share::all ? preparers<Decay, Erase> : 0;
-  static constexpr int loading = preparing > 0 || (narrow && content) ? 0 : 1;
-  static constexpr int gating = !content ? 0 : narrow ? 3 : 1;
-  static constexpr int groups = walkers + preparing + loading + gating;
-  static constexpr int stages = stages_of<Decay, Erase, narrow>;
-  static constexpr int blocks = 0;
-  static constexpr int values = blocks + stages * part::tiles;
-  static constexpr int own =
-      values + walkers * values_bytes<Decay, Erase, Write, narrow>;
-  static constexpr int gate =
-      own + preparing * scratch<K, Decay, content>::bytes;
-  using memory = gate_memory<K, V, narrow ? 2 : 1>;
-  static constexpr int numbers = gate + (content ? memory::bytes : 0);
-  static constexpr int barriers = numbers + stages * part::numbers;
-  static constexpr int bytes =
-      barriers + 8 * (content ? 4 * stages + 4 : 2 * stages);
-  static_assert(bytes <= 232448);
-
-  __device__ static walk_shared at(std::uint32_t base) {
-    walk_shared s;
-    s.blocks = base + blocks;
-    s.values = base + values;
-    s.sums = base + gate + memory::sums;
-    s.solution = base + gate + memory::solution;
-    s.numbers = base + numbers;
-    s.ready = base + barriers;
-    s.empty = s.ready + 8 * stages;
-    s.keyed = narrow ? s.empty + 8 * stages : s.ready;
-    s.erased = s.empty + 16 * stages;
-    s.logits = s.erased + 8 * stages;
-    s.taken = s.logits + 8;
-    s.known = s.taken + 8;
-    return s;
-  }
-
-  /// By all threads of the block, before any of them waits.
-  __device__ static void start(const walk_shared& s, int arrivals_to_be_ready) {
-    if (threadIdx.x == 0) {
+/// Makes the barriers of a walking block, before any of its threads waits.
+template <class Memory>
+__device__ __forceinline__ void start_block(shared<Memory> m,
+                                            int arrivals_to_be_ready) {
+  constexpr int walkers = Memory::walkers;
+  if (threadIdx.x == 0) {
 #pragma unroll
-      for (int j = 0; j < stages; ++j) {
-        barrier_init(s.ready + 8 * j, arrivals_to_be_ready);
-        barrier_init(s.empty + 8 * j, 4 * walkers);
-        if constexpr (content) {
-          if (narrow) barrier_init(s.keyed + 8 * j, 1);
-          barrier_init(s.erased + 8 * j, 4 * walkers);
-        }
+    for (int j = 0; j < Memory::stages; ++j) {
+      barrier_init(m[&Memory::ready][j], arrivals_to_be_ready);
+      barrier_init(m[&Memory::empty][j], 4 * walkers);
+    }
+    if constexpr (Memory::content) {
+      using gate = typename Memory::gate_waits;
+      const shared<gate> b = m[&Memory::gate_barriers];
+      for (int j = 0; j < Memory::stages; ++j) {
+        if (Memory::narrow) barrier_init(b[&gate::keyed][j], 1);
+        barrier_init(b[&gate::erased][j], 4 * walkers);
       }
-      if constexpr (content) {
-        barrier_init(s.logits, narrow ? 1 : group);
-        barrier_init(s.taken, 2 * group / 32);
-        for (int j = 0; j < 2; ++j) {
-          barrier_init(s.known + 8 * j, 1);
-          if (narrow) barrier_expect(s.known + 8 * j, V * 4);
-        }
+      barrier_init(b[&gate::logits], Memory::narrow ? 1 : group);
+      barrier_init(b[&gate::taken], 2 * group / 32);
+      for (int j = 0; j < 2; ++j) {
+        barrier_init(b[&gate::known][j], 1);
+        if (Memory::narrow)
+          barrier_expect(b[&gate::known][j], Memory::window_bytes);
       }
     }
-    fence_async_proxy();
-    __syncthreads();
   }
-};
+  fence_async_proxy();
+  __syncthreads();
+}
 
 /// Registers of a thread: the walkers' grow at the others' cost, where ptxas
 /// would have to give all the same and too few.
@@ -131,16 +88,18 @@ struct registers_of {
   }
 };
 
-/// Warpgroup `which` of the `Groups` that gate the chunks of a head for the
-/// walkers, in order: all put the gate on, the first makes z and T.  A single
-/// one leads as well; two are led by `lead_chunks`.
-template <class In, int K, int V, int Groups>
+/// Warpgroup `which` of those that gate the chunks of a head for the walkers,
+/// in order: all put the gate on, the first makes z and T.  A single one leads
+/// as well; two are led by `lead_chunks`.
+template <class In, int K, int V, class Memory>
 __device__ __forceinline__ void gate_chunks(const problem& p,
                                             sequence_span span, int head,
-                                            const walk_shared& at,
-                                            std::uint32_t memory, int which,
+                                            shared<Memory> m, int which,
                                             int thread) {
-  using part = prepared<K, axis::content>;
+  using tiles = chunk_tiles<K, axis::content>;
+  using waits = typename Memory::gate_waits;
+  constexpr int Groups = Memory::narrow ? 2 : 1;
+  const shared<waits> b = m[&Memory::gate_barriers];
   using gate_type = content_gate<In, K, V, Groups>;
   constexpr bool leads = Groups == 1;
   constexpr int walkers = gate_type::walkers;
@@ -148,19 +107,24 @@ __device__ __forceinline__ void gate_chunks(const problem& p,
   const int length = static_cast<int>(span.length);
   const bool first = leads || which == 0;
   gate_type gate;
-  gate.start(p, span, head, memory, which * group + thread);
-  if (first) gate.clear(at.blocks);
+  gate.start(p, span, head, m[&Memory::gate], which * group + thread);
+  if (first) gate.clear(m[&Memory::blocks]);
   if constexpr (leads) {
     gate.clear_shifts();
-    if (length > 0) gate.fetch(p, span, 0, at.logits);
+    if (length > 0) gate.fetch(p, span, 0, b[&waits::logits]);
   }
   sync_group<moved_threads>(named::moved);
   int left = 1;  // tokens of the window
 #pragma unroll 1
   for (int n = 0; n * chunk < length; ++n) {
     const int stage = n & 1;
-    const std::uint32_t block = at.blocks + stage * part::tiles;
-    const std::uint32_t numbers = at.numbers + stage * part::numbers;
+    const shared<tiles> block = m[&Memory::blocks][stage];
+    const shared<content_numbers> numbers = m[&Memory::numbers][stage];
+    // That the erase keys and keys are there.
+    const auto await_keys = [&] {
+      barrier_wait(leads ? m[&Memory::ready][stage] : b[&waits::keyed][stage],
+                   (n >> 1) & 1);
+    };
     forget(gate.thread);
     forget(gate.lane);
     forget(gate.head);
@@ -168,10 +132,10 @@ __device__ __forceinline__ void gate_chunks(const problem& p,
     // What does not need the mean, or the keys, is done before these are waited
     // for.
     const bool moves = left <= 0;
-    if constexpr (!leads) barrier_wait(at.keyed + 8 * stage, (n >> 1) & 1);
+    if constexpr (!leads) await_keys();
     typename gate_type::weights weights = {};
-    if (leads && moves) weights = gate.load(p);
-    barrier_wait(at.logits, n & 1);
+    if (leads && moves) weights = gate.load_weights(p);
+    barrier_wait(b[&waits::logits], n & 1);
     const auto pieces = gate.take(block, 0);
     if (moves) {
       if constexpr (leads) {
@@ -180,7 +144,7 @@ __device__ __forceinline__ void gate_chunks(const problem& p,
       }
       sync_group<moved_threads>(named::moved);
     }
-    if constexpr (leads) barrier_wait(at.keyed + 8 * stage, (n >> 1) & 1);
+    if constexpr (leads) await_keys();
     if (left <= 0 || n == 0) left = p.window;
     left -= chunk;
     gate.apply(block, pieces, gate.current());
@@ -188,14 +152,14 @@ __device__ __forceinline__ void gate_chunks(const problem& p,
     if (!first) {
       arrive_group<Groups * group>(named::gated);
       __syncwarp();
-      if (gate.lane == 0) barrier_arrive(at.taken);
+      if (gate.lane == 0) barrier_arrive(b[&waits::taken]);
       continue;
     }
     sync_group<Groups * group>(named::gated);
     if constexpr (!leads) {
-      if (gate.lane == 0) barrier_arrive(at.taken);
+      if (gate.lane == 0) barrier_arrive(b[&waits::taken]);
     } else if ((n + 1) * chunk < length) {
-      gate.fetch(p, span, (n + 1) * chunk, at.logits);
+      gate.fetch(p, span, (n + 1) * chunk, b[&waits::logits]);
     }
     constexpr int threads = with_gate<walkers>;
     float l[32];
@@ -211,15 +175,17 @@ __device__ __forceinline__ void gate_chunks(const problem& p,
 /// the logits; a thread of each of three warps calls `await(n)`, until chunk n
 /// is prepared, and `load_keys(n)`, `load_rest(n)` or `load_logits(n)`, which
 /// bring it.
-template <class In, int K, int V, class Await, class LoadKeys, class LoadRest,
-          class LoadLogits>
-__device__ __forceinline__ void lead_chunks(
-    const problem& p, const sequence_span& span, int head,
-    const walk_shared& at, std::uint32_t memory, int thread, Await&& await,
-    LoadKeys&& load_keys, LoadRest&& load_rest, LoadLogits&& load_logits) {
+template <class In, int K, int V, class Memory, class Await, class LoadKeys,
+          class LoadRest, class LoadLogits>
+__device__ __forceinline__ void lead_chunks(const problem& p,
+                                            const sequence_span& span, int head,
+                                            shared<Memory> m, int thread,
+                                            Await&& await, LoadKeys&& load_keys,
+                                            LoadRest&& load_rest,
+                                            LoadLogits&& load_logits) {
   const int length = static_cast<int>(span.length);
   content_gate<In, K, V, 2> gate;
-  gate.start(p, span, head, memory, thread);
+  gate.start(p, span, head, m[&Memory::gate], thread);
   gate.clear_shifts();
   sync_group<3 * group>(named::moved);
   // These wait for the chunk after the one they bring, so that none waits long.
@@ -234,15 +200,17 @@ __device__ __forceinline__ void lead_chunks(
     if (thread % 32 == 0 && thread > 0) await(0);
     load(0);
   }
-  const auto weights = gate.load(p);
+  const auto weights = gate.load_weights(p);
   int left = 1, window = 0;  // tokens of the window, and whose sums come next
 #pragma unroll 1
   for (int n = 0; n * chunk < length; ++n) {
     if (left <= 0) {
       const int which = window & 1;
-      const std::uint32_t known = at.known + 8 * which;
+      using waits = typename Memory::gate_waits;
+      const shared<std::uint64_t> known =
+          m[&Memory::gate_barriers][&waits::known][which];
       barrier_wait(known, (window >> 1) & 1);
-      if (thread == 0) barrier_expect(known, V * 4);
+      if (thread == 0) barrier_expect(known, Memory::window_bytes);
       gate.move(p, weights, which);
       arrive_group<3 * group>(named::moved);
       ++window;
@@ -257,43 +225,38 @@ __device__ __forceinline__ void lead_chunks(
 /// and, with a content gate, one that gates.
 template <class In, int K, int V, axis Decay, axis Erase, axis Write>
 __global__ void __launch_bounds__(
-    group* walk_layout<K, V, Decay, Erase, Write, share::all>::groups, 1)
+    group* walk_memory<K, V, Decay, Erase, Write, share::all>::groups, 1)
     fused_kernel(const __grid_constant__ problem p,
                  const __grid_constant__ outputs out) {
-  using part = prepared<K, Erase>;
-  using layout = walk_layout<K, V, Decay, Erase, Write, share::all>;
-  using registers = registers_of<layout::walkers, layout::groups>;
-  const std::uint32_t base = tiles_address();
-  walk_shared at = layout::at(base);
+  using memory = walk_memory<K, V, Decay, Erase, Write, share::all>;
+  using registers = registers_of<memory::walkers, memory::groups>;
+  const shared<memory> m = block_memory<memory>();
   const int sequence = blockIdx.x / p.HV, head = blockIdx.x % p.HV;
   const sequence_span span = span_of(p.cu_seqlens, p.T, sequence);
-  layout::start(at, group);
+  start_block(m, group);
 
   // Broadcast, so that the compiler knows the branch to be uniform.
   const int role = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / group, 0);
   const int thread = threadIdx.x % group;
-  if (role < layout::walkers) {
+  if (role < memory::walkers) {
     registers::grow();
-    at.values += role * values_bytes<Decay, Erase, Write, false>;
-    walk_chunks<In, K, V, Decay, Erase, Write, false>(
-        p, out, span, sequence, head, 64 * role, at, 2 + role, thread);
+    walk_chunks<In, K, V, Decay, Erase, Write, share::all>(
+        p, out, span, sequence, head, 64 * role, m, role, thread);
     return;
   }
   registers::shrink();
-  if constexpr (layout::content) {
-    if (role > layout::walkers) {
-      gate_chunks<In, K, V, 1>(p, span, head, at, base + layout::gate, 0,
-                               thread);
+  if constexpr (memory::content) {
+    if (role > memory::walkers) {
+      gate_chunks<In, K, V>(p, span, head, m, 0, thread);
       return;
     }
   }
   const int length = static_cast<int>(span.length);
-  constexpr int every = layout::preparing, stages = layout::stages;
-  const int turn = role - layout::walkers;
-  const std::uint32_t own =
-      base + layout::own + turn * scratch<K, Decay, layout::content>::bytes;
+  constexpr int every = memory::preparing, stages = memory::stages;
+  const int turn = role - memory::walkers;
   preparation<In, K, Decay, Erase, every> prepare;
-  prepare.start(p, span, head, turn * chunk, own, turn == 0 ? 1 : 4, thread);
+  prepare.start(p, span, head, turn * chunk, m[&memory::own][turn],
+                turn == 0 ? named::prepare : named::prepare_second, thread);
   auto next = prepare.fetch_scalars(p, turn * chunk);
   int fetched = turn;  // the chunk whose loads come next
   // Starts the loads of chunk n, if the walk is through with what was in its
@@ -302,14 +265,14 @@ __global__ void __launch_bounds__(
     if (fetched > n || n * chunk >= length) return;
     const int stage = n % stages;
     if (n >= stages) {
-      const std::uint32_t empty = at.empty + 8 * stage;
+      const shared<std::uint64_t> empty = m[&memory::empty][stage];
       const int phase = (n / stages - 1) & 1;
       if (wait)
         barrier_wait(empty, phase);
       else if (!__all_sync(~0u, barrier_test(empty, phase)))
         return;
     }
-    prepare.fetch(p, at.blocks + stage * part::tiles);
+    prepare.fetch(p, m[&memory::blocks][stage]);
     fetched += every;
   };
   fetch(turn, true);
@@ -318,11 +281,11 @@ __global__ void __launch_bounds__(
     const int stage = n % stages;
     const auto one = next;
     next = prepare.fetch_scalars(p, (n + every) * chunk);
-    prepare.run(p, n * chunk, at.blocks + stage * part::tiles,
-                at.numbers + stage * part::numbers, one, span, head,
+    prepare.run(p, n * chunk, m[&memory::blocks][stage],
+                m[&memory::numbers][stage], one, span, head,
                 [&] { fetch(n + every, false); });
     fence_async_proxy();
-    barrier_arrive(at.ready + 8 * stage);
+    barrier_arrive(m[&memory::ready][stage]);
     fetch(n + every, true);
   }
 }
@@ -334,28 +297,15 @@ __device__ __forceinline__ int first_block(const problem& p, int n) {
   return static_cast<int>(p.cu_seqlens[n] / chunk) + n;
 }
 
-/// Shared memory of a warpgroup that prepares for other blocks, and how many
-/// of them a block has.
-template <int K, axis Decay, axis Erase>
-struct preparer_layout {
-  using part = prepared<K, Erase>;
-  static constexpr int own = part::tiles;
-  static constexpr int numbers =
-      own + scratch<K, Decay, Erase == axis::content>::bytes;
-  static constexpr int bytes = round_up(numbers + part::numbers, 1024);
-  static constexpr int count = 2;
-};
-
-/// A block when walking and preparing are apart: one that walks, or that many
+/// A block when walking and preparing are apart: one that walks, or some
 /// preparing warpgroups.
 template <int K, int V, axis Decay, axis Erase, axis Write, share Share>
-struct split_layout {
-  using walk = walk_layout<K, V, Decay, Erase, Write, Share>;
-  using prepare = preparer_layout<K, Decay, Erase>;
+struct split_block {
+  using walk = walk_memory<K, V, Decay, Erase, Write, Share>;
+  using prepare = preparer_memory<K, Decay, Erase>;
   static constexpr int groups = walk::groups;
-  static constexpr int bytes = prepare::count * prepare::bytes > walk::bytes
-                                   ? prepare::count* prepare::bytes
-                                   : walk::bytes;
+  static constexpr int bytes =
+      std::max(prepare::count * sizeof(prepare), sizeof(walk));
 };
 
 /// The first `walkers` blocks each walk a head of a sequence, or, narrow, 64
@@ -366,32 +316,31 @@ struct split_layout {
 template <class In, int K, int V, axis Decay, axis Erase, axis Write,
           share Share>
 __global__ void __launch_bounds__(
-    group* split_layout<K, V, Decay, Erase, Write, Share>::groups, 1)
+    group* split_block<K, V, Decay, Erase, Write, Share>::groups, 1)
     split_kernel(const __grid_constant__ problem p,
                  const __grid_constant__ outputs out, char* workspace,
                  int* flags, int slots, int walkers, int lanes) {
   using part = prepared<K, Erase>;
-  using layout = split_layout<K, V, Decay, Erase, Write, Share>;
-  using walk = typename layout::walk;
-  const std::uint32_t base = tiles_address();
+  constexpr int numbers_end = sizeof(typename part::numbers);
+  using tiles = typename part::tiles;
+  using walk = walk_memory<K, V, Decay, Erase, Write, Share>;
   const int role = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / group, 0);
   const int thread = threadIdx.x % group;
   if (static_cast<int>(blockIdx.x) < walkers) {
-    walk_shared at = walk::at(base);
+    const shared<walk> m = block_memory<walk>();
     constexpr int parts = walk::narrow ? V / 64 : 1;
     const int column = blockIdx.x % parts * 64 + role * 64;
     const int which = blockIdx.x / parts;
     const int sequence = which / p.HV, head = which % p.HV;
     const sequence_span span = span_of(p.cu_seqlens, p.T, sequence);
     constexpr bool together = walk::narrow && walk::content;
-    walk::start(at, 1);
+    start_block(m, 1);
     if constexpr (together) sync_cluster();
-    using registers = registers_of<walk::walkers, layout::groups>;
+    using registers = registers_of<walk::walkers, walk::groups>;
     if (role < walk::walkers) {
       registers::grow();
-      at.values += role * values_bytes<Decay, Erase, Write, walk::narrow>;
-      walk_chunks<In, K, V, Decay, Erase, Write, walk::narrow>(
-          p, out, span, sequence, head, column, at, 2 + role, thread);
+      walk_chunks<In, K, V, Decay, Erase, Write, Share>(
+          p, out, span, sequence, head, column, m, role, thread);
       // The others' sums come until they are through.
       if constexpr (together) sync_cluster();
     } else {
@@ -409,76 +358,74 @@ __global__ void __launch_bounds__(
       struct range {
         int from, to;
       };
-      const auto load = [&](int n, int stage, range tiles, range numbers,
-                            std::uint32_t ready) {
+      const auto load_parts = [&](int n, int stage, range of_tiles,
+                                  range of_numbers, std::uint32_t ready) {
         const auto bring = [&](std::uint32_t to, const char* from, range r) {
           bulk_load(to + r.from, from + r.from, r.to - r.from, ready);
         };
-        barrier_expect(ready,
-                       tiles.to - tiles.from + numbers.to - numbers.from);
-        bring(at.blocks + stage * part::tiles, chunk_at(n), tiles);
-        bring(at.numbers + stage * part::numbers, chunk_at(n) + part::stored,
-              numbers);
+        barrier_expect(ready, of_tiles.to - of_tiles.from + of_numbers.to -
+                                  of_numbers.from);
+        bring(m[&walk::blocks][stage], chunk_at(n), of_tiles);
+        bring(m[&walk::numbers][stage], chunk_at(n) + part::stored, of_numbers);
       };
       if constexpr (walk::content && !walk::narrow) {
         if (role > walk::walkers) {
-          gate_chunks<In, K, V, 1>(p, span, head, at, base + walk::gate, 0,
-                                   thread);
+          gate_chunks<In, K, V>(p, span, head, m, 0, thread);
           return;
         }
       }
       if constexpr (together) {
-        const std::uint32_t memory = base + walk::gate;
+        using waits = typename walk::gate_waits;
+        const shared<waits> b = m[&walk::gate_barriers];
         if (role < 3)
-          gate_chunks<In, K, V, 2>(p, span, head, at, memory, role - 1, thread);
+          gate_chunks<In, K, V>(p, span, head, m, role - 1, thread);
         else
           // Keys and erase keys come ahead of the rest.
           lead_chunks<In, K, V>(
-              p, span, head, at, memory, thread, await,
+              p, span, head, m, thread, await,
               [&](int n) {
                 const int stage = n & 1, phase = ((n - 2) >> 1) & 1;
-                if (n > 1) barrier_wait(at.erased + 8 * stage, phase);
-                load(n, stage, {0, part::queries},
-                     {part::products_sum, part::numbers}, at.keyed + 8 * stage);
+                if (n > 1) barrier_wait(b[&waits::erased][stage], phase);
+                load_parts(n, stage, {0, part::keys_end},
+                           {part::sums_end, numbers_end},
+                           b[&waits::keyed][stage]);
               },
               [&](int n) {
                 const int stage = n & 1, phase = ((n - 2) >> 1) & 1;
-                if (n > 1) barrier_wait(at.empty + 8 * stage, phase);
-                load(n, stage, {part::queries, part::stored},
-                     {0, part::products_sum}, at.ready + 8 * stage);
+                if (n > 1) barrier_wait(m[&walk::empty][stage], phase);
+                load_parts(n, stage, {part::keys_end, part::stored},
+                           {0, part::sums_end}, m[&walk::ready][stage]);
               },
               [&](int n) {
-                if (n > 0) barrier_wait(at.taken, (n - 1) & 1);
-                barrier_expect(at.logits, part::tiles_of_keys);
-                bulk_load(memory + walk::memory::logits,
-                          chunk_at(n) + part::logits, part::tiles_of_keys,
-                          at.logits);
+                if (n > 0) barrier_wait(b[&waits::taken], (n - 1) & 1);
+                barrier_expect(b[&waits::logits], part::keys_bytes);
+                bulk_load(m[&walk::gate][&walk::gate_type::logits],
+                          chunk_at(n) + part::logits, part::keys_bytes,
+                          b[&waits::logits]);
               });
         sync_cluster();
         return;
       }
       if (thread != 0) return;
-      int stage = 0, phase = 1;
+      ring<walk::stages> turn{0, 1};
       for (int n = 0; n * chunk < span.length; ++n) {
-        if (n >= walk::stages) barrier_wait(at.empty + 8 * stage, phase);
+        const int stage = turn.stage;
+        if (n >= walk::stages) barrier_wait(m[&walk::empty][stage], turn.phase);
         await(n);
-        load(n, stage, {0, part::stored}, {0, part::numbers},
-             at.ready + 8 * stage);
-        if (++stage == walk::stages) {
-          stage = 0;
-          phase ^= 1;
-        }
+        load_parts(n, stage, {0, part::stored}, {0, numbers_end},
+                   m[&walk::ready][stage]);
+        turn.advance();
       }
     }
     return;
   }
-  using memory = typename layout::prepare;
+  using memory = preparer_memory<K, Decay, Erase>;
   const int preparer = (blockIdx.x - walkers) * memory::count + role;
   const int head = preparer % p.HV;
   if (role >= memory::count || preparer >= lanes * p.HV) return;
-  const std::uint32_t block = base + role * memory::bytes;
-  const std::uint32_t numbers = block + memory::numbers;
-  const int barrier = 1 + role;
+  const shared<memory> m = block_memory<memory[memory::count]>()[role];
+  const shared<tiles> block = m[&memory::block];
+  const int barrier = named::prepare + role;
   preparation<In, K, Decay, Erase> prepare;
   // The sequence and chunk that are i-th in turn.
   struct turn {
@@ -504,17 +451,17 @@ __global__ void __launch_bounds__(
     if (first >= span.length) continue;
     const std::int64_t index = static_cast<std::int64_t>(head) * slots + slot;
     char* const to = workspace + index * part::bytes;
-    prepare.start(p, span, head, first, block + memory::own, barrier, thread);
+    prepare.start(p, span, head, first, m[&memory::own], barrier, thread);
     prepare.fetch(p, block);
     if constexpr (walk::content && walk::narrow)
       copy_logits<K>(p, span, head, first, to + part::logits, thread);
     const auto one = prepare.fetch_scalars(p, first);
-    prepare.run(p, first, block, numbers, one, span, head, [] {});
+    prepare.run(p, first, block, m[&memory::numbers], one, span, head, [] {});
     fence_async_proxy();
     sync_group<group>(barrier);
     if (thread == 0) {
       bulk_store(to, block, part::stored);
-      bulk_store(to + part::stored, numbers, part::numbers);
+      bulk_store(to + part::stored, m[&memory::numbers], numbers_end);
       bulk_store_wait();
       fence_async_global();
       raise_flag(flags + index);
@@ -561,7 +508,7 @@ template <class In, int K, int V, axis Decay, axis Erase, axis Write,
           share Share>
 status launch_split(const problem& p, const outputs& out, char* workspace,
                     CUstream_st* stream, bool* launched) {
-  using layout = split_layout<K, V, Decay, Erase, Write, Share>;
+  using layout = split_block<K, V, Decay, Erase, Write, Share>;
   constexpr bool narrow = Share == share::narrow;
   constexpr int cluster = narrow && Erase == axis::content ? V / 64 : 1;
   int device = 0, processors = 0;
@@ -617,10 +564,12 @@ status launch(const problem& p, const outputs& out, char* workspace,
           p, out, workspace, stream, &launched);
   if (launched || !s) return s;
   auto kernel = fused_kernel<In, K, V, Decay, Erase, Write>;
-  using shape = walk_layout<K, V, Decay, Erase, Write, share::all>;
+  using shape = walk_memory<K, V, Decay, Erase, Write, share::all>;
+  constexpr int bytes = sizeof(shape);
+  static_assert(bytes <= 232448);
   CARVE_CUDA_TRY(cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape::bytes));
-  kernel<<<p.N * p.HV, group * shape::groups, shape::bytes, stream>>>(p, out);
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  kernel<<<p.N * p.HV, group * shape::groups, bytes, stream>>>(p, out);
   CARVE_CUDA_TRY(cudaGetLastError());
   return {};
 }

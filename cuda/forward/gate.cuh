@@ -16,40 +16,12 @@
 
 namespace carve::cuda::forward_chunks {
 
-constexpr int largest_rank = 128;
-
 /// Threads that meet at a barrier of the gate's (arch/barrier.cuh) between it
 /// and `Walkers` walking warpgroups.
 template <int Walkers>
 constexpr int with_gate = group*(Walkers + 1);
 template <int Walkers>
 constexpr int with_solver = group* Walkers + 32;
-
-/// Shared memory of the gate: the logits of a chunk (tiles), scratch of
-/// `invert`, the sums of the outputs (but for their scale) of `Windows`
-/// windows, W_down times the mean and, when that is used, z of two chunks, e to
-/// minus the shift of the logits, the unit of what z is made of and some blocks
-/// for that (block()).
-template <int K, int V, int Windows>
-struct gate_memory {
-  static constexpr int logits = 0;
-  static constexpr int scratch = K / 64 * tile_bytes;
-  static constexpr int sums = scratch + 4 * invert_bytes;
-  static constexpr int inner = sums + Windows * V * 4;
-  static constexpr int solution = inner;
-  static constexpr int shift = inner + largest_rank * 4;
-  static constexpr int unit = shift + K * 4;
-  static constexpr int blocks = unit + 16;
-  static constexpr int block_bytes = 512;
-  static constexpr int bytes = blocks + 3 * block_bytes;
-  /// Where block (w, k) of -T_ww L is kept, 16 x 16, fp16, k < w, as two
-  /// columns of pieces: the first of each warp in its scratch, which it has
-  /// done with.
-  __device__ static constexpr int block(int w, int k) {
-    return k == 0 ? scratch + w * invert_bytes
-                  : blocks + (w == 2 ? 0 : k) * block_bytes;
-  }
-};
 
 /// Copies a chunk's logits to global memory as tiles (rows past the end become
 /// zeros), by one warpgroup.
@@ -69,7 +41,7 @@ __device__ __forceinline__ void copy_logits(const problem& p,
     if (first + row + m * rows < span.length)
       x[m] = *reinterpret_cast<const uint4*>(from + m * rows * 2 * p.b.token);
   }
-  to += piece / 8 * tile_bytes + swizzled(row, piece % 8);
+  to += piece / 8 * tile::bytes + swizzled(row, piece % 8);
 #pragma unroll
   for (int m = 0; m < chunk / rows; ++m)
     *reinterpret_cast<uint4*>(to + m * rows * 128) = x[m];
@@ -89,7 +61,8 @@ __device__ __forceinline__ float sigmoid(float x, float y) {
 /// the logits and finds their shifts; it is the only one, or none of two.
 template <class In, int K, int V, int Groups>
 struct content_gate {
-  using part = prepared<K, axis::content>;
+  using tiles = chunk_tiles<K, axis::content>;
+  using numbers_of = content_numbers;
   using memory = gate_memory<K, V, Groups>;
   static constexpr int walkers = Groups == 1 ? V / 64 : 1;  // of the block
   static constexpr int threads = Groups * group;
@@ -105,7 +78,7 @@ struct content_gate {
   std::uint32_t moved;  // where the thread's first piece lies in tiles
   float mean;           // of the sum
   int length, head;
-  std::uint32_t at;        // gate_memory
+  shared<memory> at;
   int thread, warp, lane;  // thread: of all; warp: of the warpgroup
 
   // The thread's pieces are of rows lane % step + m * step.
@@ -114,7 +87,7 @@ struct content_gate {
   }
 
   __device__ void start(const problem& p, const sequence_span& span,
-                        int of_head, std::uint32_t address, int of_all) {
+                        int of_head, shared<memory> address, int of_all) {
     thread = of_all;
     warp = __shfl_sync(~0u, thread / 32 % 4, 0);
     lane = thread % 32;
@@ -122,17 +95,25 @@ struct content_gate {
     head = of_head;
     length = static_cast<int>(span.length);
     mean = p.scale / static_cast<float>(p.window);
-    moved = piece() / 8 * tile_bytes + swizzled(lane % step, piece() % 8);
+    moved = piece() / 8 * tile::bytes + swizzled(lane % step, piece() % 8);
   }
 
   /// T of the two stages stays zero above the diagonal, by the first warpgroup.
-  __device__ void clear(std::uint32_t blocks) const {
+  __device__ void clear(shared<tiles[2]> blocks) const {
     for (int s = 0; s < 2; ++s)
-      clear_above(blocks + s * part::tiles + part::inverse, warp, lane);
+      clear_above(blocks[s][&tiles::inverse], warp, lane);
   }
   /// The shifts are zero in the first window.
   __device__ void clear_shifts() const {
-    if (own() < K) write4(at + memory::shift + own() * 4, 1.f);
+    if (own() < K) store(at[&memory::shift], own(), 1.f);
+  }
+
+  /// Where block (w, k) of -T_ww L is kept, 16 x 16, fp16, k < w, as two
+  /// columns of pieces: the first of each warp in its scratch, which it has
+  /// done with.
+  __device__ shared<uint4[32]> kept(int w, int k) const {
+    if (k == 0) return {at[&memory::inverting][w]};
+    return at[&memory::blocks][w == 2 ? 0 : k];
   }
 
   /// Starts the loads of a chunk's logits (rows past the end become zeros), by
@@ -142,8 +123,8 @@ struct content_gate {
     constexpr int pieces = K / 8, rows = group / pieces;
     const int piece = own() % pieces;
     int row = own() / pieces;
-    const std::uint32_t to =
-        at + memory::logits + piece / 8 * tile_bytes + swizzled(row, piece % 8);
+    const std::uint32_t to = at[&memory::logits] + piece / 8 * tile::bytes +
+                             swizzled(row, piece % 8);
     const char* from =
         static_cast<const char*>(p.b.data) +
         offset(p.b, span.batch, span.first + first + row, head) * 2 +
@@ -174,17 +155,18 @@ struct content_gate {
       to[2 * e + 1] = z.y;
     }
   }
-  __device__ void take_keys(pieces& y, std::uint32_t block, int from) const {
+  __device__ void take_keys(pieces& y, shared<tiles> block, int from) const {
 #pragma unroll
     for (int m = 0; m < batch; ++m)
-      read_piece(y.key[m],
-                 block + part::erase_keys + moved + (from + m) * step * 128);
+      read_piece(y.key[m], block[&tiles::erase_keys] + moved +
+                               (from + m) * step * tile::row_bytes);
   }
-  __device__ pieces take(std::uint32_t block, int from) const {
+  __device__ pieces take(shared<tiles> block, int from) const {
     pieces y = {};
 #pragma unroll
     for (int m = 0; m < batch; ++m) {
-      read_piece(y.x[m], at + memory::logits + moved + (from + m) * step * 128);
+      read_piece(y.x[m], at[&memory::logits] + moved +
+                             (from + m) * step * tile::row_bytes);
 #pragma unroll
       for (int e = 0; e < 8; ++e) y.x[m][e] = exp2_fast(y.x[m][e] * -log2e);
     }
@@ -199,14 +181,13 @@ struct content_gate {
   };
   __device__ shifts current() const {
     shifts s;
-    const std::uint32_t from = at + memory::shift + piece() * 32;
 #pragma unroll
     for (int e = 0; e < 8; e += 4) {
-      const uint4 y = read16(from + e * 4);
-      s.y[e] = __uint_as_float(y.x);
-      s.y[e + 1] = __uint_as_float(y.y);
-      s.y[e + 2] = __uint_as_float(y.z);
-      s.y[e + 3] = __uint_as_float(y.w);
+      const float4 y = load<float4>(at[&memory::shift], piece() * 8 + e);
+      s.y[e] = y.x;
+      s.y[e + 1] = y.y;
+      s.y[e + 2] = y.z;
+      s.y[e + 3] = y.w;
     }
     return s;
   }
@@ -237,7 +218,7 @@ struct content_gate {
   struct weights {
     float4 down[downs], up[ups];
   };
-  __device__ weights load(const problem& p) const {
+  __device__ weights load_weights(const problem& p) const {
     weights w;
 #pragma unroll
     for (int j = 0; j < downs; ++j) w.down[j] = down(p, 0, j);
@@ -250,19 +231,18 @@ struct content_gate {
   /// leader.  `w` was loaded before the mean was waited for; what is beyond is
   /// not held, to spare registers.
   __device__ void move(const problem& p, const weights& w, int which) const {
-    const std::uint32_t sums =
-        at + memory::sums + which * V * 4 + own() % lanes * 16;
-    const std::uint32_t inner = at + memory::inner;
+    const shared<float[V]> sums = at[&memory::sums][which];
+    const shared<float[largest_rank]> inner = at[&memory::inner];
     const auto project = [&](int r, float4 total) {
       float x = mean * ((total.x + total.y) + (total.z + total.w));
 #pragma unroll
       for (int d = lanes / 2; d > 0; d /= 2) x += __shfl_xor_sync(~0u, x, d);
-      if (own() % lanes == 0) write4(inner + (r + own() / lanes) * 4, x);
+      if (own() % lanes == 0) store(inner, r + own() / lanes, x);
     };
     float4 total = make_float4(0, 0, 0, 0);
 #pragma unroll
     for (int j = 0; j < downs; ++j)
-      multiply_add(total, w.down[j], sums + j * lanes * 16);
+      multiply_add(total, w.down[j], sums[(own() % lanes + j * lanes) * 4]);
     project(0, total);
     if (p.rank > ranks) [[unlikely]]
 #pragma unroll 1
@@ -270,26 +250,28 @@ struct content_gate {
         total = make_float4(0, 0, 0, 0);
 #pragma unroll 1
         for (int j = 0; j < downs; ++j)
-          multiply_add(total, down(p, r, j), sums + j * lanes * 16);
+          multiply_add(total, down(p, r, j),
+                       sums[(own() % lanes + j * lanes) * 4]);
         project(r, total);
       }
     sync_group<group>(named::leading);
-    const std::uint32_t mine = inner + lane / moved_channels * depth * 4;
+    const int mine = lane / moved_channels * depth;
     total = make_float4(0, 0, 0, 0);
 #pragma unroll
-    for (int j = 0; j < ups; ++j) multiply_add(total, w.up[j], mine + j * 16);
+    for (int j = 0; j < ups; ++j)
+      multiply_add(total, w.up[j], inner[mine + j * 4]);
     if (p.rank > ranks) [[unlikely]]
 #pragma unroll 1
       for (int r = ranks; r < p.rank; r += ranks)
 #pragma unroll 1
         for (int j = 0; j < ups; ++j)
-          multiply_add(total, up(p, r, j), mine + r * 4 + j * 16);
+          multiply_add(total, up(p, r, j), inner[mine + r + j * 4]);
     float shift = (total.x + total.y) + (total.z + total.w);
 #pragma unroll
     for (int d = moved_channels; d < 32; d *= 2)
       shift += __shfl_xor_sync(~0u, shift, d);
     if (lane < moved_channels)
-      write4(at + memory::shift + moved_channel() * 4, power(-log2e * shift));
+      store(at[&memory::shift], moved_channel(), power(-log2e * shift));
   }
   /// sum += w times four numbers in shared memory.
   __device__ static void multiply_add(float4& sum, float4 w,
@@ -302,7 +284,7 @@ struct content_gate {
   }
 
   /// Puts the gate on the thread's pieces of the erase keys of a chunk.
-  __device__ __forceinline__ void apply(std::uint32_t block, pieces y,
+  __device__ __forceinline__ void apply(shared<tiles> block, pieces y,
                                         const shifts& s) const {
 #pragma unroll
     for (int from = 0; from < count; from += batch) {
@@ -317,7 +299,8 @@ struct content_gate {
           r[e / 2] =
               pack<In>(sigmoid(y.x[m][e], s.y[e]) * y.key[m][e],
                        sigmoid(y.x[m][e + 1], s.y[e + 1]) * y.key[m][e + 1]);
-        write16(block + part::erase_keys + moved + (from + m) * step * 128,
+        write16(block[&tiles::erase_keys] + moved +
+                    (from + m) * step * tile::row_bytes,
                 make_uint4(r[0], r[1], r[2], r[3]));
       }
       y = next;
@@ -329,14 +312,15 @@ struct content_gate {
   template <class Coupled>
   __device__ __forceinline__ void couple(float (&l)[32], const problem& p,
                                          const sequence_span& span, int first,
-                                         std::uint32_t block,
-                                         std::uint32_t numbers,
+                                         shared<tiles> block,
+                                         shared<numbers_of> numbers,
                                          Coupled&& coupled) const {
     product_fence();
-    product_of_tiles<In, K>(l, block + part::erase_keys, block + part::keys);
+    product_of_tiles<In, K>(l, block[&tiles::erase_keys],
+                            block[&tiles::own_keys]);
     product_commit();
     if (warp == 0) scale_sums(numbers);
-    const uint4 x = read16(numbers + part::apart);
+    const uint4 x = load<uint4>(numbers[&numbers_of::apart], 0);
     product_wait<0>();
     pin(l);
     coupled();
@@ -344,63 +328,49 @@ struct content_gate {
       const std::uint32_t words[4] = {x.x, x.y, x.z, x.w};
       const int key_head = head / (p.HV / p.H);
       couple_exactly<K, true, false>(words, warp, lane, l, l, [&](int channel) {
-        const float shift = read4(at + memory::shift + channel * 4);
-        channel_pair y = {};
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          const int token = first + 2 * lane + j;
-          if (token >= length) continue;
-          const std::int64_t t = span.first + token;
-          const auto in = [&](const tensor& z, int h) {
-            return offset(z, span.batch, t, h) + channel;
-          };
-          y.log[j] = static_cast<const float*>(p.g.data)[in(p.g, head)];
-          y.key[j] =
-              to_float(static_cast<const In*>(p.k.data)[in(p.k, key_head)]);
-          const float logit =
-              to_float(static_cast<const In*>(p.b.data)[in(p.b, head)]);
-          y.erase[j] = sigmoid(exp2_fast(logit * -log2e), shift);
-        }
-        return y;
+        const float shift = load<float>(at[&memory::shift], channel);
+        return load_pair<In, false>(p, span, length, first, key_head, head,
+                                    lane, channel, [&](int, auto&& b) {
+                                      return sigmoid(exp2_fast(b() * -log2e),
+                                                     shift);
+                                    });
       });
     }
   }
 
   /// T of L, by the first warpgroup, and on the way z.
   __device__ __forceinline__ void make_inverse(const float (&l)[32],
-                                               std::uint32_t block,
-                                               std::uint32_t numbers,
+                                               shared<tiles> block,
+                                               shared<numbers_of> numbers,
                                                int stage) const {
     const auto keep = [&](const float(&left)[3][2][4]) {
 #pragma unroll
       for (int k = 0; k < 3; ++k) {
         if (k >= warp) continue;
-        store_matrices(at + memory::block(warp, k) + lane * 16,
-                       pack_block(left[k], -1.f));
+        store_matrices(kept(warp, k)[lane], pack_block(left[k], -1.f));
       }
     };
     const auto meanwhile = [&] {
       if (warp != 0) return;
-      solve(block, numbers, at + memory::solution + stage * chunk * 4);
+      solve(block, numbers, at[&memory::solution][stage]);
       arrive_group<with_solver<walkers>>(named::solved + stage);
     };
-    invert(l, block + part::inverse, at + memory::scratch, warp, lane,
+    invert(l, block[&tiles::inverse], at[&memory::inverting][warp], warp, lane,
            named::inverting, keep, meanwhile);
   }
 
   /// Divides sum(P) by a power of two near its largest, by one warp.
-  __device__ void scale_sums(std::uint32_t numbers) const {
-    const std::uint32_t mine = numbers + part::products_sum + lane * 8;
-    const float2 s = as_float2(read8(mine));
+  __device__ void scale_sums(shared<numbers_of> numbers) const {
+    const shared<float[chunk]> sums = numbers[&numbers_of::products_sum];
+    const float2 s = load<float2>(sums, 2 * lane);
     float peak = max_nan(fabsf(s.x), fabsf(s.y));
 #pragma unroll
     for (int d = 1; d < 32; d *= 2)
       peak = max_nan(peak, __shfl_xor_sync(~0u, peak, d));
     const std::uint32_t exponent = __float_as_uint(peak) & 0x7F800000u;
     const float inverse = __uint_as_float(0x7F000000u - exponent);
-    write8(mine, __float_as_uint(s.x * inverse),
-           __float_as_uint(s.y * inverse));
-    if (lane == 0) write4(at + memory::unit, __uint_as_float(exponent));
+    store(sums, 2 * lane, make_float2(s.x * inverse, s.y * inverse));
+    if (lane == 0) store(at[&memory::unit], 0, __uint_as_float(exponent));
   }
 
   /// z = T^T s, written at `to`, by the first warp.  With y = s - (T_ww L)^T y,
@@ -408,9 +378,9 @@ struct content_gate {
   /// products are those of mma: lane 4i + c has of a vector's block the numbers
   /// i and i + 8, each as two that add up to it, the products of fp16's part of
   /// y and of what that leaves.
-  __device__ __forceinline__ void solve(std::uint32_t block,
-                                        std::uint32_t numbers,
-                                        std::uint32_t to) const {
+  __device__ __forceinline__ void solve(shared<tiles> block,
+                                        shared<numbers_of> numbers,
+                                        shared<float[chunk]> to) const {
     const int row = (lane & 7) + 8 * (lane >> 4), piece = lane >> 3 & 1;
     fragment m[3][3], t[4];
     float y[4][4];
@@ -418,18 +388,17 @@ struct content_gate {
     for (int w = 3; w >= 0; --w) {
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        y[w][2 * e] = read4(numbers + part::products_sum +
-                            (16 * w + 8 * e + lane / 4) * 4);
+        y[w][2 * e] = load<float>(numbers[&numbers_of::products_sum],
+                                  16 * w + 8 * e + lane / 4);
         y[w][2 * e + 1] = 0;
       }
 #pragma unroll
       for (int k = 0; k < w; ++k)
-        m[w - 1][k] = load_matrices_transposed(at + memory::block(w, k) +
-                                               piece * 256 + row * 16);
-      t[w] = load_matrices_transposed(block + part::inverse +
+        m[w - 1][k] = load_matrices_transposed(kept(w, k)[piece * 16 + row]);
+      t[w] = load_matrices_transposed(block[&tiles::inverse] +
                                       swizzled(16 * w + row, 2 * w + piece));
     }
-    const float unit = read4(at + memory::unit);
+    const float unit = load<float>(at[&memory::unit], 0);
 #pragma unroll
     for (int w = 3; w >= 0; --w) {
       const float low = y[w][0] + y[w][1], high = y[w][2] + y[w][3];
@@ -451,8 +420,8 @@ struct content_gate {
 #pragma unroll
       for (int e = 0; e < 2; ++e)
         if (lane % 4 == 0)
-          write4(to + (16 * w + 8 * e + lane / 4) * 4,
-                 unit * (z[2 * e] + z[2 * e + 1]));
+          store(to, 16 * w + 8 * e + lane / 4,
+                unit * (z[2 * e] + z[2 * e + 1]));
     }
   }
 };

@@ -8,44 +8,6 @@
 
 namespace carve::cuda::forward_chunks {
 
-/// How many warpgroups prepare beside the walkers, in turn: two where they have
-/// registers and shared memory enough.
-template <axis Decay, axis Erase>
-constexpr int preparers = Decay != axis::channel&& Erase == axis::head ? 2 : 1;
-
-/// How many prepared chunks a walking block holds.
-template <axis Decay, axis Erase, bool Split>
-constexpr int stages_of = !Split                   ? preparers<Decay, Erase> + 1
-                          : Erase == axis::content ? 2
-                                                   : 3;
-
-/// How many chunks' v (and, of a write gate per channel, w) a walking
-/// warpgroup holds; o is assembled in v's place.
-template <axis Decay, axis Erase, bool Split>
-constexpr int v_stages =
-    !Split && (Erase == axis::content || preparers<Decay, Erase> == 2) ? 1 : 2;
-template <axis Write, bool Split>
-constexpr int w_stages = Write != axis::channel ? 0
-                         : Split                ? 2
-                                                : 1;
-template <axis Decay, axis Erase, axis Write, bool Split>
-constexpr int values_bytes = tile_bytes*(v_stages<Decay, Erase, Split> +
-                                         w_stages<Write, Split>);
-
-/// Shared addresses of what the walk reads.
-struct walk_shared {
-  std::uint32_t blocks, numbers;  // stages of prepared chunks
-  std::uint32_t values;           // the warpgroup's own
-  // Content: sums of a window's outputs (split: of two), z of two chunks.
-  std::uint32_t sums, solution;
-  // Barriers: a stage is prepared, it may be overwritten; content: the same of
-  // its erase keys and keys alone.
-  std::uint32_t ready, empty, keyed, erased;
-  // Barriers too: a chunk's logits are there; split: they have been read, and
-  // the sums of two windows are there.
-  std::uint32_t logits, taken, known;
-};
-
 /// One warpgroup takes 64 value channels from `column` on through all chunks.
 /// Each warp arrives at `empty` once it is done with a stage.
 ///
@@ -55,18 +17,22 @@ struct walk_shared {
 /// is made apart from the outputs and before them, as S^T sum(q) + R^T z, and
 /// with `Split` a chunk's outputs are not written until the next's mean is out.
 template <class In, int K, int V, axis Decay, axis Erase, axis Write,
-          bool Split>
-__device__ __forceinline__ void walk_chunks(const problem& p,
-                                            const outputs& out,
-                                            const sequence_span& span,
-                                            int sequence, int head, int column,
-                                            const walk_shared& at, int barrier,
-                                            int thread) {
+          share Share>
+__device__ __forceinline__ void walk_chunks(
+    const problem& p, const outputs& out, const sequence_span& span,
+    int sequence, int head, int column,
+    shared<walk_memory<K, V, Decay, Erase, Write, Share>> m, int walker,
+    int thread) {
+  using memory = walk_memory<K, V, Decay, Erase, Write, Share>;
+  constexpr bool Split = memory::narrow;
   constexpr bool content = Erase == axis::content;
-  using part = prepared<K, Erase>;
-  constexpr int walkers = Split ? 1 : V / 64;  // content, of the block
-  constexpr int stages = stages_of<Decay, Erase, Split>;
-  constexpr int vs = v_stages<Decay, Erase, Split>, ws = w_stages<Write, Split>;
+  using tiles = typename memory::part::tiles;
+  using numbers_of = typename memory::part::numbers;
+  using values = typename memory::values_of;
+  constexpr int walkers = memory::walkers;
+  constexpr int vs = values::v_stages, ws = values::w_stages;
+  const int barrier = named::walk + walker;
+  const shared<values> own = m[&memory::values][walker];
   const int warp = __shfl_sync(~0u, thread / 32, 0), lane = thread % 32;
   const int i = lane >> 2, c = lane & 3;
   const int length = static_cast<int>(span.length);
@@ -85,8 +51,8 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
   In* o = static_cast<In*>(out.o.data) +
           offset(out.o, span.batch, span.first + row, head) + column +
           piece * 8;
-  const std::uint32_t moved = at.values + swizzled(row, piece);
-  const std::uint32_t w_at = at.values + vs * tile_bytes;
+  // The warpgroup's tiles, moved to the thread's piece.
+  const shared<values> moved = {own + swizzled(row, piece)};
 
   // Content: sums of o / scale over the window, of two channels, how many
   // tokens of the window are left, and which it is.
@@ -98,20 +64,19 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
                          std::uint32_t to) {
     if (n < chunks) {
 #pragma unroll
-      for (int m = 0; m < 4; ++m) {
-        const bool valid = n * chunk + row + 16 * m < length;
-        copy_async_16(to + 2048 * m,
-                      from + (valid ? 16 * m * stride : -row * stride), valid);
+      for (int i = 0; i < 4; ++i) {
+        const bool valid = n * chunk + row + 16 * i < length;
+        copy_async_16(to + 2048 * i,
+                      from + (valid ? 16 * i * stride : -row * stride), valid);
       }
       from += chunk * stride;
     }
   };
   const auto fetch_v = [&](int n) {
-    fetch(v, p.v.token, n, moved + n % vs * tile_bytes);
+    fetch(v, p.v.token, n, moved[&values::v][n % vs]);
   };
   const auto fetch_w = [&](int n) {
-    if constexpr (ws > 0)
-      fetch(w, p.w.token, n, moved + (vs + n % ws) * tile_bytes);
+    if constexpr (ws > 0) fetch(w, p.w.token, n, moved[&values::w][n % ws]);
   };
 
   // S^T: rows i and i + 8 of the warp's 16, columns 8j + 2c and + 1.
@@ -145,24 +110,22 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
 
   // o of chunk n takes v's place: each warp alone has read its channels of v.
   const auto put_out = [&](int n, const float(&y)[32]) {
-    const std::uint32_t mine = n % vs * tile_bytes;
     const float f = p.scale;
 #pragma unroll
     for (int j = 0; j < 4; ++j)
-      store_matrices_transposed(at.values + mine + lane_tile + 2048 * j,
+      store_matrices_transposed(own[&values::v][n % vs] + lane_tile + 2048 * j,
                                 {pack<In>(f * y[8 * j], f * y[8 * j + 1]),
                                  pack<In>(f * y[8 * j + 2], f * y[8 * j + 3]),
                                  pack<In>(f * y[8 * j + 4], f * y[8 * j + 5]),
                                  pack<In>(f * y[8 * j + 6], f * y[8 * j + 7])});
   };
   const auto write_out = [&](int n) {
-    const std::uint32_t mine = n % vs * tile_bytes;
     sync_group<group>(barrier);
 #pragma unroll
-    for (int m = 0; m < 4; ++m) {
-      const uint4 x = read16(moved + mine + 2048 * m);
-      if (n * chunk + row + 16 * m < length)
-        *reinterpret_cast<uint4*>(o + 16 * m * out.o.token) = x;
+    for (int i = 0; i < 4; ++i) {
+      const uint4 x = read16(moved[&values::v][n % vs] + 2048 * i);
+      if (n * chunk + row + 16 * i < length)
+        *reinterpret_cast<uint4*>(o + 16 * i * out.o.token) = x;
     }
     o += chunk * out.o.token;
     fetch_v(n + vs);
@@ -170,7 +133,7 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
     copy_async_commit();
   };
 
-  int stage = 0, phase = 0;  // of chunk n
+  ring<memory::stages> turn;  // of chunk n
   // Takes the state to the reference of the chunk in `stage`, rounds it,
   // starts its product with the erase keys and decays it over the rest.
   std::uint32_t operand[K / 4];
@@ -181,25 +144,25 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
     state[4 * j + 3] *= y;
   };
   const auto start = [&](int stage, float(&u)[32], auto&& meanwhile) {
-    const std::uint32_t block = at.blocks + stage * part::tiles;
-    const std::uint32_t numbers = at.numbers + stage * part::numbers;
+    const shared<tiles> block = m[&memory::blocks][stage];
+    const shared<numbers_of> numbers = m[&memory::numbers][stage];
 #pragma unroll
     for (int j = 0; j < K / 8; ++j) {
       if constexpr (Decay == axis::channel) {
         const float2 f = unpack<__nv_bfloat16>(
-            read_word(numbers + part::before + (8 * j + 2 * c) * 2));
+            load<std::uint32_t>(numbers[&numbers_of::before], 8 * j + 2 * c));
         scale_state(j, f.x, f.y);
       }
       operand[2 * j] = pack<In>(state[4 * j], state[4 * j + 1]);
       operand[2 * j + 1] = pack<In>(state[4 * j + 2], state[4 * j + 3]);
     }
     // What the outputs' sums take of the state.
-    const auto add_state = [&] {
+    const auto add_state = [&](auto numbers) {
       float more[4] = {0, 0, 0, 0};
 #pragma unroll
       for (int j = 0; j < K / 8; ++j) {
         const float2 q =
-            as_float2(read8(numbers + part::queries_sum + (8 * j + 2 * c) * 4));
+            load<float2>(numbers[&content_numbers::queries_sum], 8 * j + 2 * c);
         more[0] = fmaf(state[4 * j], q.x, more[0]);
         more[1] = fmaf(state[4 * j + 2], q.x, more[1]);
         more[2] = fmaf(state[4 * j + 1], q.y, more[2]);
@@ -209,19 +172,19 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       sum[1] += more[1] + more[3];
     };
     if constexpr (content) {
-      if constexpr (!Split) add_state();
+      if constexpr (!Split) add_state(numbers);
       meanwhile();
       sync_group<with_gate<walkers>>(named::coupled + stage);
     }
     product_fence();
-    product_with_tiles<In, K>(u, operand, block + part::erase_keys);
+    product_with_tiles<In, K>(u, operand, block[&tiles::erase_keys]);
     product_commit();
-    if constexpr (content && Split) add_state();
+    if constexpr (content && Split) add_state(numbers);
     if constexpr (Decay != axis::none) {
 #pragma unroll
       for (int j = 0; j < K / 8; ++j) {
         const float2 f =
-            as_float2(read8(numbers + part::after + (8 * j + 2 * c) * 4));
+            load<float2>(numbers[&numbers_of::after], 8 * j + 2 * c);
         scale_state(j, f.x, f.y);
       }
     }
@@ -229,7 +192,7 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
   [[maybe_unused]] float ahead[32];  // from chunk to chunk, u
   if constexpr (Split) {
     if (chunks > 0) {
-      barrier_wait(at.ready, 0);
+      barrier_wait(m[&memory::ready], 0);
       start(0, ahead, [] {});
     }
     product_wait<0>();
@@ -237,12 +200,11 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
   }
   // Content: adds to the sums the channels' rows of x times numbers of the
   // tokens, and sends them where the window ends.
-  const auto add_sums = [&](const float(&u)[32], std::uint32_t from, int n,
-                            int number) {
+  const auto add_sums = [&](const float(&u)[32], shared<float[chunk]> from,
+                            int n, int number, auto m) {
     float2 x[8];
 #pragma unroll
-    for (int j = 0; j < 8; ++j)
-      x[j] = as_float2(read8(from + (8 * j + 2 * c) * 4));
+    for (int j = 0; j < 8; ++j) x[j] = load<float2>(from, 8 * j + 2 * c);
     float more[4] = {0, 0, 0, 0};
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
@@ -261,22 +223,25 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       }
       // Value channel 16 w + i of the walkers' warp w.
       const int which = Split ? window & 1 : 0;
-      const std::uint32_t to =
-          at.sums + which * V * 4 + (number / 32 * 16 + number % 32 / 4) * 4;
+      const shared<float[V]> sums =
+          m[&memory::gate][&memory::gate_type::sums][which];
+      const int channel = number / 32 * 16 + number % 32 / 4;
       if constexpr (Split) {
-        const std::uint32_t known = at.known + 8 * which;
+        const shared<std::uint64_t> known =
+            m[&memory::gate_barriers][&memory::gate_waits::known][which];
         if (number % 4 == 0)
 #pragma unroll
           for (int rank = 0; rank < V / 64; ++rank) {
             const std::uint32_t there = cluster_address(known, rank);
-            const std::uint32_t at = cluster_address(to + column * 4, rank);
-            store_async(at, sum[0], there);
-            store_async(at + 32, sum[1], there);
+            const shared<float[16]> to = {
+                cluster_address(sums[column + channel], rank)};
+            store_async(to, sum[0], there);
+            store_async(to[8], sum[1], there);
           }
       } else {
         if (number % 4 == 0) {
-          write4(to, sum[0]);
-          write4(to + 32, sum[1]);
+          store(sums, channel, sum[0]);
+          store(sums, channel + 8, sum[1]);
         }
         arrive_group<with_gate<walkers>>(named::known);
       }
@@ -288,20 +253,21 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
 
 #pragma unroll 1
   for (int n = 0; n < chunks; ++n) {
-    const std::uint32_t block = at.blocks + stage * part::tiles;
-    const std::uint32_t numbers = at.numbers + stage * part::numbers;
+    const int stage = turn.stage;
+    const shared<tiles> block = m[&memory::blocks][stage];
+    const shared<numbers_of> numbers = m[&memory::numbers][stage];
     // Local, since a product that does not add is taken to read them.
     float y[32], here[32];
     float(&u)[32] = Split ? ahead : here;
     const auto read_state = [&] {
-      product_with_tiles<In, K>(y, operand, block + part::queries);
+      product_with_tiles<In, K>(y, operand, block[&tiles::queries]);
     };
     // Content, not split: v is read while the products are made.
     constexpr bool hold = content && !Split;
     fragment v_held[hold ? 4 : 1];
     const auto load_v = [&](int j) {
-      return load_matrices_transposed(at.values + n % vs * tile_bytes +
-                                      lane_tile + 2048 * j);
+      return load_matrices_transposed(own[&values::v][n % vs] + lane_tile +
+                                      2048 * j);
     };
     if constexpr (Split && content) {
       copy_async_wait<0>();
@@ -313,7 +279,7 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       copy_async_wait<1>();
       sync_group<group>(barrier);
     } else {
-      barrier_wait(at.ready + 8 * stage, phase);
+      barrier_wait(m[&memory::ready][stage], turn.phase);
       start(stage, u, [] {});
       copy_async_wait<0>();
       sync_group<group>(barrier);
@@ -332,7 +298,7 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       if constexpr (!hold) v_held[0] = load_v(j);
       const fragment& vr = v_held[hold ? j : 0];
       if constexpr (Write == axis::channel)
-        wr = load_matrices_transposed(w_at + n % ws * tile_bytes + lane_tile +
+        wr = load_matrices_transposed(own[&values::w][n % ws] + lane_tile +
                                       2048 * j);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
@@ -342,8 +308,8 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
         if constexpr (Write == axis::channel)
           f = unpack<In>(wr.r[e]);
         else
-          f = as_float2(read8(numbers + part::write +
-                              (16 * j + 8 * (e >> 1) + 2 * c) * 4));
+          f = load<float2>(numbers[&numbers_of::write],
+                           16 * j + 8 * (e >> 1) + 2 * c);
         const int k = 8 * j + 4 * (e >> 1) + 2 * (e & 1);
         u[k] = fmaf(x.x, f.x, -u[k]);
         u[k + 1] = fmaf(x.y, f.y, -u[k + 1]);
@@ -355,7 +321,8 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       int number = threadIdx.x;
       forget(number);
       sync_group<with_solver<walkers>>(named::solved + stage);
-      add_sums(u, at.solution + stage * chunk * 4, n, number);
+      add_sums(u, m[&memory::gate][&memory::gate_type::solution][stage], n,
+               number, m);
       if constexpr (Split) {
         if (n > 0) write_out(n - 1);
         product_fence();
@@ -365,44 +332,42 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
       sync_group<with_gate<walkers>>(named::inverted + stage);
     }
     product_fence();
-    product_with_tiles<__half, chunk>(u, rest, block + part::inverse);
+    product_with_tiles<__half, chunk>(u, rest, block[&tiles::inverse]);
     product_commit();
     product_wait<0>();
     pin(u);
     if constexpr (Split) pin(y);
     if constexpr (content && Split)
-      if (lane == 0) barrier_arrive(at.erased + 8 * stage);
+      if (lane == 0)
+        barrier_arrive(
+            m[&memory::gate_barriers][&memory::gate_waits::erased][stage]);
 #pragma unroll
     for (int j = 0; j < 16; ++j) rest[j] = pack<__half>(u[2 * j], u[2 * j + 1]);
     const auto update_state = [&] {
-      add_product_across<__half>(state, rest, block + part::tail_keys);
+      add_product_across<__half>(state, rest, block[&tiles::tail_keys]);
       product_commit();
     };
     const auto read_written = [&] {
-      product_with_tiles<__half, chunk>(y, rest, block + part::products, true);
+      product_with_tiles<__half, chunk>(y, rest, block[&tiles::products], true);
       product_commit();
     };
     product_fence();
     update_state();
     if constexpr (!Split) read_state();
     read_written();
-    const int used = stage;
-    if (++stage == stages) {
-      stage = 0;
-      phase ^= 1;
-    }
+    turn.advance();
     if constexpr (Split) {
       product_wait<1>();
       pin(state);
       const auto written = [&] {
         product_wait<0>();
         pin(y);
-        if (lane == 0) barrier_arrive(at.empty + 8 * used);
+        if (lane == 0) barrier_arrive(m[&memory::empty][stage]);
         put_out(n, y);
       };
       if (n + 1 < chunks) {
-        barrier_wait(at.ready + 8 * stage, phase);
-        start(stage, u, written);
+        barrier_wait(m[&memory::ready][turn.stage], turn.phase);
+        start(turn.stage, u, written);
         if constexpr (!content) product_wait<1>();
       } else if constexpr (content) {
         written();
@@ -416,7 +381,7 @@ __device__ __forceinline__ void walk_chunks(const problem& p,
     }
     if constexpr (!(Split && content)) {
       pin(y);
-      if (lane == 0) barrier_arrive(at.empty + 8 * used);
+      if (lane == 0) barrier_arrive(m[&memory::empty][stage]);
       put_out(n, y);
       write_out(n);
     }
