@@ -3,8 +3,9 @@
 include(FetchContent)
 
 find_package(Eigen3 3.4 REQUIRED NO_MODULE)
-find_package(Boost 1.81 REQUIRED CONFIG) # headers only
 find_package(Threads REQUIRED)
+# Headers only; needed where one of its scalars is used, as in the library.
+find_package(Boost 1.81 QUIET CONFIG GLOBAL)
 
 # carve_need(<package>...) makes the targets of each package available.
 function(carve_need)

@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "carve/content_gate.hpp"
+#include "carve/default_solver.hpp"
 #include "carve/parallel.hpp"
 #include "carve/problem.hpp"
-#include "carve/solver.hpp"
 
 namespace carve {
 
@@ -197,7 +197,7 @@ class batch {
 /// Outputs and final states of a problem.
 /// @param[in] solver  recurrent_solver, chunked_solver or columnwise_solver.
 /// @throws carve::error  as check() does, and where the solver does not apply.
-template <class T, class Solver = recurrent_solver>
+template <class T, class Solver = default_solver>
 outputs<T> forward(const problem<T>& p, const Solver& solver = {},
                    const run_options& run = {}) {
   const batch<T> heads(p, run);
@@ -222,7 +222,7 @@ outputs<T> forward(const problem<T>& p, const Solver& solver = {},
 /// @param[in] cotangents  of outputs and final states; an absent one is zero.
 /// @throws carve::error  as forward() does, and for cotangents of other shapes
 ///                       than the outputs.
-template <class T, class Solver = recurrent_solver>
+template <class T, class Solver = default_solver>
 gradient_result<T> backward(const problem<T>& p, const outputs<T>& cotangents,
                             const Solver& solver = {},
                             const run_options& run = {}) {
@@ -274,3 +274,7 @@ gradient_result<T> backward(const problem<T>& p, const outputs<T>& cotangents,
 }
 
 }  // namespace carve
+
+#ifdef CARVE_REFERENCE
+#include "carve/reference_batch.hpp"
+#endif

@@ -1,5 +1,5 @@
 /// @file
-/// Everything of the mathematics in one include, and the map of the library.
+/// What a first use needs in one include, and the map of the library.
 ///
 /// Data flows one way: a problem is checked, a solver walks its heads, the
 /// result is compared. The definitions are on the page
@@ -31,6 +31,7 @@
 /// | @ref content_gate.hpp | CARVE: how does a gate look at the content? |
 /// | @ref segment.hpp | what does a run of tokens do to the state? |
 /// | @ref solver.hpp | how is a solver handed to a batch? |
+/// | @ref recurrent_solver.hpp | how is the one that needs no Eigen? |
 /// | @ref chunk_parts.hpp | what do the chunked forms share? where to round? |
 /// | @ref triangular.hpp | how is the triangular system inverted? |
 ///
@@ -55,38 +56,41 @@
 /// | @ref lanes.hpp | how scalars lie in memory so that loops vectorise |
 /// | @ref eigen_traits.hpp | what Eigen must know of a scalar |
 ///
-/// Not included: @ref cuda.hpp, the interface of the kernels, and
-/// @ref reference.hpp with @ref dispatch.hpp, what the compiled library
-/// `carve::reference` holds.
+/// **Compiled code**
+///
+/// | header | question |
+/// |---|---|
+/// | @ref cuda.hpp | what do the CUDA kernels take? |
+/// | @ref default_solver.hpp | what solves a problem when nothing is said? |
+/// | @ref reference.hpp | what does the library `carve::reference` hold? |
+/// | @ref reference_batch.hpp | what of it does a batch use? |
+/// | @ref reference_solver.hpp | its token by token solver |
+/// | @ref dispatch.hpp | which vector instructions does it run on? |
+///
+/// This header includes what the first two tables name but for what needs
+/// Eigen (matrix.hpp, solver.hpp and the chunked forms), and double_double.hpp
+/// and dual.hpp of the scalars.  multiprecision.hpp needs Boost.  Whatever else
+/// is used is included by name.
 #pragma once
 
+#include "carve/cxx20.hpp"
+
+#ifdef CARVE_CXX20
 #include "carve/activation.hpp"
 #include "carve/batch.hpp"
-#include "carve/chunk_parts.hpp"
-#include "carve/chunked.hpp"
-#include "carve/columnwise.hpp"
-#include "carve/compare.hpp"
 #include "carve/content_gate.hpp"
-#include "carve/counting.hpp"
 #include "carve/double_double.hpp"
 #include "carve/dual.hpp"
-#include "carve/eigen_traits.hpp"
 #include "carve/error.hpp"
 #include "carve/family.hpp"
 #include "carve/family_name.hpp"
 #include "carve/head.hpp"
-#include "carve/lanes.hpp"
-#include "carve/multiprecision.hpp"
 #include "carve/parallel.hpp"
-#include "carve/precision.hpp"
-#include "carve/prime_field.hpp"
 #include "carve/problem.hpp"
 #include "carve/recurrence.hpp"
-#include "carve/replay.hpp"
+#include "carve/recurrent_solver.hpp"
 #include "carve/scalar.hpp"
-#include "carve/segment.hpp"
-#include "carve/solver.hpp"
 #include "carve/tensor.hpp"
 #include "carve/tensor_table.hpp"
-#include "carve/triangular.hpp"
 #include "carve/version.hpp"
+#endif

@@ -9,7 +9,6 @@
 #include "carve/error.hpp"
 #include "carve/head.hpp"
 #include "carve/scalar.hpp"
-#include "carve/triangular.hpp"
 
 namespace carve {
 
@@ -51,10 +50,35 @@ struct sigmoid_activation {
 
 namespace detail {
 
+/// Numbers in rows and columns.  Not a `matrix`: nothing is multiplied here,
+/// and batches stay free of Eigen.
+template <class T>
+class grid {
+ public:
+  grid() = default;
+  grid(index_t height, index_t width)
+      : width_(width), x_(static_cast<std::size_t>(height * width), T(0)) {}
+
+  T& operator()(index_t i, index_t j) { return x_[at(i, j)]; }
+  const T& operator()(index_t i, index_t j) const { return x_[at(i, j)]; }
+  T* data() { return x_.data(); }
+  const T* data() const { return x_.data(); }
+  state_view<T> view() { return {x_.data(), width_, 1}; }
+  state_view<const T> view() const { return {x_.data(), width_, 1}; }
+
+ private:
+  std::size_t at(index_t i, index_t j) const {
+    return static_cast<std::size_t>(i * width_ + j);
+  }
+
+  index_t width_ = 0;
+  std::vector<T> x_;
+};
+
 /// What the forward walk over windows leaves for the way back.
 template <class T>
 struct window_record {
-  matrix<T> start;             // state at the window's start [K,V]
+  grid<T> start;               // state at the window's start [K,V]
   std::vector<T> mean, inner;  // m_c [V], W_down m_c [rho]
 };
 
@@ -67,15 +91,16 @@ class content_walk {
     if (gate.window < 1) {
       throw error("window: expected at least 1 token, got ", gate.window);
     }
-    if (!p.b || p.e || p.mask || !p.erases) {
+    // Without tokens there are no logits to point at.
+    if ((!p.b && p.tokens > 0) || p.e || p.mask || !p.erases) {
       throw error(
           "content gate: expected logits of a key-axis erase gate and no "
           "other erase gate");
     }
     logits_ = p.b;
-    b_ = matrix<T>(p.tokens, p.keys);
-    o_ = matrix<T>(p.tokens, p.values);
-    S_ = matrix<T>::Constant(p.keys, p.values, T(0));
+    b_ = grid<T>(p.tokens, p.keys);
+    o_ = grid<T>(p.tokens, p.values);
+    S_ = grid<T>(p.keys, p.values);
     for (index_t i = 0; i < p.keys && p.S0; ++i) {
       for (index_t j = 0; j < p.values; ++j) S_(i, j) = p.S0(i, j);
     }
@@ -99,9 +124,9 @@ class content_walk {
         }
       }
       if (record) records_.push_back({S_, mean, inner});
-      const matrix<T> start = S_;
+      const grid<T> start = S_;
       solver_.forward(segment(t0, n, start), rows<T>{&o_(t0, 0), V, 1},
-                      view(S_));
+                      S_.view());
       for (index_t j = 0; j < V; ++j) {
         mean[j] = T(0);
         for (index_t t = t0; t < t0 + n; ++t) mean[j] += share * o_(t, j);
@@ -113,7 +138,7 @@ class content_walk {
                 const content_gate_gradients<T>& parameters) {
     const index_t K = p_.keys, V = p_.values;
     const T share = T(1) / T(static_cast<int>(gate_.window));
-    matrix<T> dS = matrix<T>::Constant(K, V, T(0));
+    grid<T> dS = grid<T>(K, V);
     for (index_t i = 0; i < K && in.S; ++i) {
       for (index_t j = 0; j < V; ++j) dS(i, j) = in.S(i, j);
     }
@@ -122,18 +147,18 @@ class content_walk {
       const index_t t0 = c * gate_.window;
       const index_t n = std::min(gate_.window, p_.tokens - t0);
       const window_record<T>& past = records_[c];
-      matrix<T> dout(n, V), db = matrix<T>::Constant(n, K, T(0));
+      grid<T> dout(n, V), db = grid<T>(n, K);
       for (index_t t = 0; t < n; ++t) {
         for (index_t j = 0; j < V; ++j) {
           dout(t, j) = share * dmean[j];
           if (in.o) dout(t, j) += in.o(t0 + t, j);
         }
       }
-      matrix<T> dstart = matrix<T>::Constant(K, V, T(0));
-      head_gradients<T> target = out.segment(t0, view(dstart));
+      grid<T> dstart = grid<T>(K, V);
+      head_gradients<T> target = out.segment(t0, dstart.view());
       target.b = {db.data(), K, 1};
       solver_.backward(segment(t0, n, past.start),
-                       {rows<const T>{dout.data(), V, 1}, view(dS)}, target);
+                       {rows<const T>{dout.data(), V, 1}, dS.view()}, target);
       dS = dstart;
       std::vector<T> dshift(K, T(0)), dinner(gate_.rank, T(0));
       for (index_t i = 0; i < K; ++i) {
@@ -175,11 +200,6 @@ class content_walk {
   }
 
  private:
-  static state_view<T> view(matrix<T>& m) { return {m.data(), m.cols(), 1}; }
-  static state_view<const T> view(const matrix<T>& m) {
-    return {m.data(), m.cols(), 1};
-  }
-
   /// `W_up (W_down m)` at key channel i.
   T shift_of(index_t i, const std::vector<T>& inner) const {
     T shift(0);
@@ -190,8 +210,8 @@ class content_walk {
   }
 
   /// Tokens of one window, their gate in place of the logits.
-  head<T> segment(index_t t0, index_t n, const matrix<T>& start) const {
-    head<T> h = p_.segment(t0, n, view(start));
+  head<T> segment(index_t t0, index_t n, const grid<T>& start) const {
+    head<T> h = p_.segment(t0, n, start.view());
     h.b = rows<const T>{b_.data(), p_.keys, 1}.from(t0);
     return h;
   }
@@ -201,7 +221,7 @@ class content_walk {
   const Solver& solver_;
   const Activation& f_;
   rows<const T> logits_;
-  matrix<T> b_, o_, S_;
+  grid<T> b_, o_, S_;
   std::vector<window_record<T>> records_;
 };
 

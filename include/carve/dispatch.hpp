@@ -3,6 +3,7 @@
 /// when the program runs.
 #pragma once
 
+#include <cstdint>
 #include <string_view>
 
 #include "carve/double_double.hpp"
@@ -23,6 +24,10 @@ std::string_view name_of(instruction_set level);
 
 /// The widest set that the library has code for and this machine executes.
 instruction_set widest_instruction_set();
+
+/// Heads that this process has handed to the functions below: who linked the
+/// library can see that it is used.
+std::int64_t dispatched_heads();
 
 /// recurrent_forward as compiled for `level`, which the machine must have.
 void recurrent_forward_on(instruction_set level, const head<float>& p,

@@ -9,6 +9,8 @@
 #include <string>
 #include <string_view>
 
+#include "carve/cxx20.hpp"
+
 namespace carve {
 
 namespace detail {

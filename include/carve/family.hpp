@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <string_view>
 
+#include "carve/cxx20.hpp"
+
 namespace carve {
 
 /// The members of the family, in the order of `families`.

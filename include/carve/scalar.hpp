@@ -12,6 +12,7 @@
 #include <limits>
 #include <string_view>
 
+#include "carve/cxx20.hpp"
 #include "carve/macros.hpp"
 
 namespace carve {

@@ -6,27 +6,9 @@
 #include "carve/chunked.hpp"
 #include "carve/columnwise.hpp"
 #include "carve/head.hpp"
-#include "carve/recurrence.hpp"
+#include "carve/recurrent_solver.hpp"
 
 namespace carve {
-
-/// Token by token: recurrent_forward and recurrent_backward.
-struct recurrent_solver {
-  /// One head: outputs `[T,V]` and final state `[K,V]`; in `backward` gradients
-  /// as well, and the two may be null views.
-  ///@{
-  template <class T>
-  void forward(const head<T>& p, rows<T> o, state_view<T> S) const {
-    recurrent_forward(p, o, S);
-  }
-  template <class T>
-  void backward(const head<T>& p, const head_cotangents<T>& in,
-                const head_gradients<T>& out, rows<T> o = {},
-                state_view<T> S = {}) const {
-    recurrent_backward(p, in, out, o, S);
-  }
-  ///@}
-};
 
 /// Chunked WY form: chunked_forward and chunked_backward.
 template <class Policy = exact_policy>

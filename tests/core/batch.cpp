@@ -7,6 +7,7 @@
 
 #include "carve/double_double.hpp"
 #include "carve/dual.hpp"
+#include "carve/solver.hpp"
 #include "catch.hpp"
 #include "random_problem.hpp"
 
@@ -53,11 +54,9 @@ tensor<T> cut(const tensor<T>& x, index_t t0, index_t t1) {
 
 template <class T>
 problem<T> cut(problem<T> p, index_t t0, index_t t1) {
-  for (tensor<T> tensors<T>::*at :
-       {&tensors<T>::q, &tensors<T>::k, &tensors<T>::v, &tensors<T>::g,
-        &tensors<T>::beta, &tensors<T>::b, &tensors<T>::e, &tensors<T>::E,
-        &tensors<T>::w}) {
-    p.in.*at = cut(p.in.*at, t0, t1);
+  for (const auto& m : tensors<T>::members()) {
+    if (m.role != carve::tensor_role::token) continue;
+    p.in.*m.at = cut(p.in.*m.at, t0, t1);
   }
   p.cu_seqlens.clear();
   return p;
@@ -155,33 +154,82 @@ TEST_CASE("activations have their published values") {
   REQUIRE(carve::l2_normalise(y).data[1] == Approx(4 / std::sqrt(25 + 1e-6)));
 }
 
-TEST_CASE("packed sequences equal separate ones, empty ones included") {
-  auto p = random_problem<double>(family::gdn2, {1, 11, 2, 4, 3, 2});
-  p.cu_seqlens = {0, 4, 4, 11};
-  const tensor<double> states = [] {
-    auto three = random_problem<double>(family::gdn2, {3, 1, 2, 4, 3, 2}, 5);
-    return three.in.initial_state;
-  }();
-  p.in.initial_state = states;
+TEST_CASE("a bias of the decay has its head and its channel") {
+  carve::activations act;
+  act.decay = carve::decay_activation::softplus;
+  const tensor<double> x({1, 2, 2, 2}, {0, 0, 0, 0, 0, 0, 0, 0});
+  const tensor<double> bias({2, 2}, {0.1, 0.2, 0.3, 0.4});
+  const auto g = carve::activate_decay(act, x, tensor<double>{}, bias);
+  for (std::size_t i = 0; i < 8; ++i) {
+    REQUIRE(g.data[i] == Approx(-std::log1p(std::exp(bias.data[i % 4]))));
+  }
+}
+
+TEST_CASE("without a scale it is one over the root of the key channels") {
+  auto p = random_problem<double>(family::gdn2, {1, 5, 1, 1, 4, 9});
+  const outputs<double> out = carve::forward(p);
+  p.scale = 0.5;
+  REQUIRE(out.o.data == carve::forward(p).o.data);
+}
+
+TEST_CASE("every log decay is made a decay, however many there are") {
+  // 4900 of each: one block of the exponential, and a ragged one.
+  auto p = random_problem<double>(family::gla, {1, 700, 1, 1, 7, 7});
+  p.in.gd = p.in.g;
+  const outputs<double> out = carve::forward(p);
+  for (tensor<double>* x : {&p.in.g, &p.in.gd}) {
+    for (double& e : x->data) e = carve::exp(e);
+  }
+  p.linear_decay = true;
+  REQUIRE(out.o.data == carve::forward(p).o.data);
+}
+
+TEST_CASE("a cotangent of another shape is refused") {
+  const auto p = random_problem<double>(family::gdn2, {1, 5, 1, 1, 3, 4});
   const outputs<double> c = random_cotangents(p);
-  const auto all = carve::backward(p, c);
-  const std::size_t one = states.data.size() / 3;
-  for (std::size_t n = 0; n < 3; ++n) {
-    const auto state = [&](const tensor<double>& x) {
-      return tensor<double>({1, 4, 3, 2}, {x.data.begin() + n * one,
-                                           x.data.begin() + (n + 1) * one});
-    };
-    const index_t t0 = p.cu_seqlens[n], t1 = p.cu_seqlens[n + 1];
-    auto alone = cut(p, t0, t1);
-    alone.in.initial_state = state(states);
-    const auto r =
-        carve::backward(alone, {cut(c.o, t0, t1), state(c.final_state)});
-    REQUIRE(r.out.o.data == cut(all.out.o, t0, t1).data);
-    REQUIRE(r.out.final_state.data == state(all.out.final_state).data);
-    REQUIRE(r.gradients.k.data == cut(all.gradients.k, t0, t1).data);
-    REQUIRE(r.gradients.initial_state.data ==
-            state(all.gradients.initial_state).data);
-    if (t0 == t1) REQUIRE(r.out.final_state.data == state(states).data);
+  REQUIRE_THROWS_WITH(
+      carve::backward(p, {c.o, tensor<double>({1, 1, 4, 3})}),
+      "dfinal_state: expected [1,1,3,4] like final_state, got [1,1,4,3]");
+  REQUIRE_THROWS_WITH(
+      carve::backward(p, {tensor<double>({1, 5, 1, 3}), c.final_state}),
+      "do: expected [1,5,1,4] like o, got [1,5,1,3]");
+}
+
+TEST_CASE("packed sequences equal separate ones, empty ones included") {
+  for (const carve::family_info& f : carve::families) {
+    INFO(f.name);
+    auto p = random_problem<double>(f.id, {1, 11, 2, 4, 3, 2});
+    p.cu_seqlens = {0, 4, 4, 11};
+    const tensor<double> states = [] {
+      auto three = random_problem<double>(family::gdn2, {3, 1, 2, 4, 3, 2}, 5);
+      return three.in.initial_state;
+    }();
+    p.in.initial_state = states;
+    const outputs<double> c = random_cotangents(p);
+    const auto all = carve::backward(p, c);
+    const std::size_t one = states.data.size() / 3;
+    for (std::size_t n = 0; n < 3; ++n) {
+      const auto state = [&](const tensor<double>& x) {
+        return tensor<double>({1, 4, 3, 2}, {x.data.begin() + n * one,
+                                             x.data.begin() + (n + 1) * one});
+      };
+      const index_t t0 = p.cu_seqlens[n], t1 = p.cu_seqlens[n + 1];
+      auto alone = cut(p, t0, t1);
+      alone.in.initial_state = state(states);
+      const auto r =
+          carve::backward(alone, {cut(c.o, t0, t1), state(c.final_state)});
+      REQUIRE(r.out.o.data == cut(all.out.o, t0, t1).data);
+      REQUIRE(r.out.final_state.data == state(all.out.final_state).data);
+      for (const auto& m : tensors<double>::members()) {
+        if (m.role != carve::tensor_role::token) continue;
+        INFO(m.name);
+        REQUIRE((r.gradients.*m.at).data ==
+                cut(all.gradients.*m.at, t0, t1).data);
+      }
+      REQUIRE(r.gradients.initial_state.data ==
+              state(all.gradients.initial_state).data);
+      if (t0 == t1) REQUIRE(r.out.final_state.data == state(states).data);
+    }
   }
 }
 

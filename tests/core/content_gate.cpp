@@ -4,6 +4,7 @@
 #include "carve/batch.hpp"
 #include "carve/dual.hpp"
 #include "carve/prime_field.hpp"
+#include "carve/solver.hpp"
 #include "catch.hpp"
 #include "random_head.hpp"
 #include "random_problem.hpp"

@@ -1,9 +1,0 @@
-/// @file
-/// The solvers in long double.
-#include "carve/reference.hpp"
-
-namespace carve {
-
-CARVE_INSTANTIATE(, long double)
-
-}  // namespace carve
