@@ -65,6 +65,27 @@ TEST_CASE("a wrong shape is named with the one expected") {
   }
 }
 
+TEST_CASE("a gate along an axis that the family has not is refused") {
+  for (const family f : {family::mamba2, family::gdn}) {
+    auto p = random_problem<double>(f, {1, 8, 2, 2, 4, 3});
+    p.in.g = tensor<double>({1, 8, 2, 4});
+    REQUIRE_THROWS_WITH(check(p), "g: expected [1,8,2], got [1,8,2,4]");
+  }
+  auto p = random_problem<double>(family::carve, {1, 8, 2, 2, 4, 3});
+  p.in.w = tensor<double>({1, 8, 2, 3});
+  REQUIRE_THROWS_WITH(check(p), "w: expected [1,8,2], got [1,8,2,3]");
+}
+
+TEST_CASE("a bias per channel needs a decay per channel") {
+  auto p = random_problem<double>(family::kda, {1, 8, 2, 2, 4, 3});
+  p.act.decay = carve::decay_activation::softplus;
+  p.in.dt_bias = tensor<double>({2, 4});
+  REQUIRE_NOTHROW(check(p));
+  p.in.g = tensor<double>({1, 8, 2});
+  REQUIRE_THROWS_WITH(
+      check(p), "dt_bias: expected [2] like g, which is [1,8,2], got [2,4]");
+}
+
 TEST_CASE("cu_seqlens that are no offsets are refused") {
   auto p = gdn2();
   p.in.initial_state = {};

@@ -103,6 +103,46 @@ TEST_CASE("activations, window and state layout are settings too") {
   REQUIRE(d.in.state_v_first);
 }
 
+TEST_CASE("the lower bound of a decay is a setting") {
+  const settings bounded{{"decay_activation", "bounded"},
+                         {"lower_bound", "-2.5"}};
+  REQUIRE(small.read(bounded).in.act.lower_bound == -2.5);
+  REQUIRE(small.read().in.act.lower_bound == -5);
+}
+
+TEST_CASE("parameters and their gradients have no tokens to exchange") {
+  for (const char* name : {"w_down", "dw_down", "w_up", "dw_up", "A_log",
+                           "dA_log", "dt_bias", "ddt_bias", "initial_state",
+                           "dinitial_state", "final_state", "dfinal_state"}) {
+    INFO(name);
+    REQUIRE_FALSE(carve::program::has_tokens(name));
+  }
+  for (const char* name : {"q", "dq", "E", "o", "do", "dbeta"}) {
+    INFO(name);
+    REQUIRE(carve::program::has_tokens(name));
+  }
+  // One token, so that only the heads' place tells the layouts apart.
+  editable e;
+  e.metadata = {{"family", "carve"}, {"window", "1"}, {"layout", "BHTD"}};
+  const auto add = [&](const char* name, std::vector<std::int64_t> shape) {
+    std::size_t n = 1;
+    for (const auto d : shape) n *= static_cast<std::size_t>(d);
+    std::vector<double> values(n);
+    for (std::size_t i = 0; i < n; ++i) values[i] = double(i) / 16;
+    e.tensors[name] = {st::dtype::f32, shape, values};
+  };
+  for (const char* name : {"q", "k", "g", "b"}) add(name, {1, 2, 1, 3});
+  for (const char* name : {"v", "do"}) add(name, {1, 2, 1, 4});
+  add("w", {1, 2, 1});
+  for (const char* name : {"w_down", "dw_down"}) add(name, {2, 5, 4});
+  for (const char* name : {"w_up", "dw_up"}) add(name, {2, 3, 5});
+  const dump d = e.read();
+  REQUIRE(d.judged.size() == 2);
+  for (const auto& x : d.judged) {
+    REQUIRE(x.values.data == e.tensors[x.name].values);
+  }
+}
+
 TEST_CASE("a setting that is not understood is refused by name") {
   REQUIRE(refusal(small, {{"family", "gdn3"}}) ==
           "family: expected one of linear, mamba2, gla, delta, gdn, kda, gdn2, "
