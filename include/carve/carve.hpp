@@ -31,13 +31,15 @@
 /// | @ref content_gate.hpp | CARVE: how does a gate look at the content? |
 /// | @ref segment.hpp | what does a run of tokens do to the state? |
 /// | @ref solver.hpp | how is a solver handed to a batch? |
-/// | @ref chunk_parts.hpp | what do the chunked forms share? where to round? |
+/// | @ref chunk_parts.hpp | what do the chunked forms share? |
 /// | @ref triangular.hpp | how is the triangular system inverted? |
+/// | @ref matrix.hpp, @ref index.hpp | what is a matrix, what counts? |
 ///
 /// **How wrong is a kernel?**
 ///
 /// | header | question |
 /// |---|---|
+/// | @ref rounding.hpp | where do kernels round? |
 /// | @ref precision.hpp | what does rounding to bf16, fp16, tf32, fp32 give? |
 /// | @ref replay.hpp | what would an ideal kernel in these formats return? |
 /// | @ref compare.hpp | is the error more than the formats explain? |
@@ -75,7 +77,9 @@
 #include "carve/family.hpp"
 #include "carve/family_name.hpp"
 #include "carve/head.hpp"
+#include "carve/index.hpp"
 #include "carve/lanes.hpp"
+#include "carve/matrix.hpp"
 #include "carve/multiprecision.hpp"
 #include "carve/parallel.hpp"
 #include "carve/precision.hpp"
@@ -83,6 +87,7 @@
 #include "carve/problem.hpp"
 #include "carve/recurrence.hpp"
 #include "carve/replay.hpp"
+#include "carve/rounding.hpp"
 #include "carve/scalar.hpp"
 #include "carve/segment.hpp"
 #include "carve/solver.hpp"

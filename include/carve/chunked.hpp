@@ -11,6 +11,8 @@
 #include "carve/chunk_parts.hpp"
 #include "carve/error.hpp"
 #include "carve/head.hpp"
+#include "carve/matrix.hpp"
+#include "carve/rounding.hpp"
 #include "carve/scalar.hpp"
 #include "carve/triangular.hpp"
 

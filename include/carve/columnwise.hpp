@@ -8,6 +8,7 @@
 
 #include "carve/chunk_parts.hpp"
 #include "carve/head.hpp"
+#include "carve/matrix.hpp"
 
 namespace carve {
 

@@ -8,8 +8,8 @@
 
 #include "carve/error.hpp"
 #include "carve/head.hpp"
+#include "carve/matrix.hpp"
 #include "carve/scalar.hpp"
-#include "carve/triangular.hpp"
 
 namespace carve {
 

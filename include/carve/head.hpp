@@ -3,13 +3,11 @@
 /// that it writes, as strided views.  Everything below the batch works on this.
 #pragma once
 
-#include <cstddef>
 #include <type_traits>
 
-namespace carve {
+#include "carve/index.hpp"
 
-/// Sizes, positions and strides; signed, so that a step back is a number too.
-using index_t = std::ptrdiff_t;
+namespace carve {
 
 /// A `[tokens, channels]` tensor of one head, seen through strides (counted in
 /// elements).  A channel stride of zero broadcasts one number per token over

@@ -3,11 +3,12 @@
 /// compose (context parallelism, split sequences).
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "carve/head.hpp"
+#include "carve/matrix.hpp"
 #include "carve/recurrence.hpp"
-#include "carve/triangular.hpp"
 
 namespace carve {
 
