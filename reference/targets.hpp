@@ -8,7 +8,7 @@
 #pragma once
 
 #include "carve/dispatch.hpp"
-#include "carve/recurrence.hpp"
+#include "carve/tiled_walk.hpp"
 
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && \
     !defined(__SANITIZE_ADDRESS__)

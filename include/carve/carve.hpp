@@ -20,12 +20,13 @@
 /// | @ref parallel.hpp | how are heads and sequences spread over the cores? |
 /// | @ref error.hpp | how is an unusable input reported? |
 ///
-/// **One head, four ways to the same numbers**
+/// **One head, five ways to the same numbers**
 ///
 /// | header | question |
 /// |---|---|
 /// | @ref head.hpp | what does a solver read and write? |
-/// | @ref recurrence.hpp | what is right? token by token, the definition |
+/// | @ref recurrence.hpp | what is right? the definition, token by token |
+/// | @ref tiled_walk.hpp | the same, fast |
 /// | @ref chunked.hpp | the same in chunks (WY form); when does that apply? |
 /// | @ref columnwise.hpp | the same for erase on the value axis |
 /// | @ref content_gate.hpp | CARVE: how does a gate look at the content? |
@@ -93,5 +94,6 @@
 #include "carve/solver.hpp"
 #include "carve/tensor.hpp"
 #include "carve/tensor_table.hpp"
+#include "carve/tiled_walk.hpp"
 #include "carve/triangular.hpp"
 #include "carve/version.hpp"

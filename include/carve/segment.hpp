@@ -8,7 +8,7 @@
 
 #include "carve/head.hpp"
 #include "carve/matrix.hpp"
-#include "carve/recurrence.hpp"
+#include "carve/tiled_walk.hpp"
 
 namespace carve {
 

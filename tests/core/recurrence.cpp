@@ -1,9 +1,12 @@
-// Is the recurrence the one that its comment says, and is the reverse walk its
-// derivative?
+// Is the definition the one that its comment says, is its way back the
+// derivative, and is the tiled walk the same?
 #include "carve/recurrence.hpp"
 
+#include <concepts>
+#include <cstring>
 #include <random>
 
+#include "carve/double_double.hpp"
 #include "carve/dual.hpp"
 #include "carve/multiprecision.hpp"
 #include "carve/prime_field.hpp"
@@ -20,45 +23,17 @@ using carve::readout;
 using field = carve::prime_61;
 using dual_field = carve::dual<field>;
 
-// The equations once more, from plain loops over whole matrices.
 template <class X>
-walk_result<X> by_hand(const head_tensors<X>& x, const head_shape& s,
-                       readout read) {
-  std::vector<X> S = x.S0;
-  walk_result<X> r;
-  const auto output = [&](index_t t) {
-    for (index_t j = 0; j < s.V; ++j) {
-      X sum(0);
-      for (index_t i = 0; i < s.K; ++i)
-        sum += S[i * s.V + j] * x.q[t * s.K + i];
-      r.o.push_back(X(3) * sum);
-    }
-  };
-  for (index_t t = 0; t < s.T; ++t) {
-    if (read == readout::before) output(t);
-    std::vector<X> u;
-    for (index_t j = 0; j < s.V; ++j) {
-      X erased(0);
-      for (index_t i = 0; i < s.K; ++i) {
-        X& state = S[i * s.V + j];
-        state = x.a[t * s.K + i] * state * x.d[t * s.V + j];
-        X gate(1);
-        if (!x.b.empty()) gate = gate * x.b[t * s.K + i];
-        if (!x.e.empty()) gate = gate * x.e[t * s.V + j];
-        if (!x.mask.empty()) gate = gate * x.mask[(t * s.K + i) * s.V + j];
-        erased += gate * x.k[t * s.K + i] * state;
-      }
-      u.push_back(x.w[t * s.V + j] * x.v[t * s.V + j] - erased);
-    }
-    for (index_t i = 0; i < s.K; ++i) {
-      for (index_t j = 0; j < s.V; ++j) {
-        S[i * s.V + j] += x.k[t * s.K + i] * u[j];
-      }
-    }
-    if (read == readout::after) output(t);
-  }
-  r.S = S;
-  return r;
+std::vector<X> some(index_t n, auto&& draw) {
+  std::vector<X> x;
+  for (index_t i = 0; i < n; ++i) x.push_back(draw());
+  return x;
+}
+
+template <class X>
+bool same_bits(const std::vector<X>& x, const std::vector<X>& y) {
+  return x.size() == y.size() &&
+         std::memcmp(x.data(), y.data(), x.size() * sizeof(X)) == 0;
 }
 
 }  // namespace
@@ -71,31 +46,63 @@ TEST_CASE("two tokens by hand") {
   x.q = {2, 1}, x.k = {1, 3}, x.v = {5, 7}, x.a = {r(1, 2), r(1, 3)};
   x.d = {1, 1}, x.b = {r(1, 4), r(1, 9)}, x.w = {1, 2}, x.S0 = {8};
   std::vector<rational> o(2), S(1);
-  carve::recurrent_forward(head_of(x, s, readout::after),
-                           rows_of<rational>(o, 1), state_of<rational>(S, s));
+  carve::definition_forward(head_of(x, s, readout::after),
+                            rows_of<rational>(o, 1), state_of<rational>(S, s));
   // S~ = 4, u = 5 - 1 = 4, S1 = 8; S~ = 8/3, u = 14 - 8/9, S2 = 8/3 + 118/3
   REQUIRE(o[0] == rational(3 * 2 * 8));
   REQUIRE(S[0] == rational(42));
   REQUIRE(o[1] == rational(3 * 42));
 }
 
-TEST_CASE("the recurrence is its equations, for every gate and read-out") {
-  const erase along = GENERATE(erase::key, erase::value, erase::mask);
+TEMPLATE_TEST_CASE("the tiled walk is the definition where nothing rounds", "",
+                   field, rational) {
+  using X = TestType;
+  const erase along =
+      GENERATE(erase::key, erase::value, erase::mask, erase::none);
   const readout read = GENERATE(readout::after, readout::before);
-  // More value columns than one slice holds.
-  const head_shape s{5, 3, 70};
+  const head_shape s{std::same_as<X, field> ? 37 : 4, 3, 5};
   std::mt19937_64 random(7);
-  const auto x = fill<field>(s, along, [&] { return field::uniform(random); });
-  walk_result<field> got;
-  got.o.resize(5 * 70), got.S.resize(3 * 70);
-  carve::recurrent_forward(head_of(x, s, read), rows_of<field>(got.o, s.V),
-                           state_of<field>(got.S, s));
-  const auto expected = by_hand(x, s, read);
-  REQUIRE(got.o == expected.o);
-  REQUIRE(got.S == expected.S);
+  const auto draw = [&] {
+    if constexpr (std::same_as<X, field>) return field::uniform(random);
+    return X(static_cast<int>(random() % 7) - 3) / X(4);
+  };
+  const auto x = fill<X>(s, along, draw);
+  const auto dO = some<X>(s.T * s.V, draw), dS = some<X>(s.K * s.V, draw);
+  const auto p = head_of(x, s, read);
+  REQUIRE(walk(p, s, along, dO, dS, carve::recurrent_solver{}) ==
+          walk(p, s, along, dO, dS, carve::definition_solver{}));
 }
 
-TEST_CASE("the reverse walk is the derivative by dual numbers") {
+TEMPLATE_TEST_CASE("the tiled walk is the definition in every bit", "", float,
+                   double, carve::double_double) {
+  using X = TestType;
+  const erase along =
+      GENERATE(erase::key, erase::value, erase::mask, erase::none);
+  const readout read = GENERATE(readout::after, readout::before);
+  // More columns than a tile holds; and so few that a sum over them has one
+  // order only.
+  const index_t V = GENERATE(70, 2);
+  const head_shape s{37, 3, V};
+  std::mt19937_64 bits(7);
+  std::normal_distribution<double> normal;
+  const auto draw = [&] { return X(normal(bits)) / X(3); };
+  const auto x = fill<X>(s, along, draw);
+  const auto dO = some<X>(s.T * V, draw), dS = some<X>(s.K * V, draw);
+  const auto p = head_of(x, s, read);
+  auto got = walk(p, s, along, dO, dS, carve::recurrent_solver{});
+  const auto expected = walk(p, s, along, dO, dS, carve::definition_solver{});
+  REQUIRE(same_bits(got.o, expected.o));
+  REQUIRE(same_bits(got.S, expected.S));
+  head_tensors<X>::for_each([&](auto m) {
+    using T = head_tensors<X>;
+    const bool over_columns =
+        m == &T::q || m == &T::k || m == &T::a || m == &T::b;
+    if (V > 2 && over_columns) return;
+    REQUIRE(same_bits(got.gradients.*m, expected.gradients.*m));
+  });
+}
+
+TEST_CASE("the definition's way back is its derivative by dual numbers") {
   const erase along =
       GENERATE(erase::key, erase::value, erase::mask, erase::none);
   const readout read = GENERATE(readout::after, readout::before);
@@ -108,7 +115,7 @@ TEST_CASE("the reverse walk is the derivative by dual numbers") {
   for (index_t i = 0; i < s.T * s.V; ++i) dO.push_back(draw());
   for (index_t i = 0; i < s.K * s.V; ++i) dS.push_back(draw());
   const auto r =
-      walk(head_of(x, s, read), s, along, dO, dS, carve::recurrent_solver{});
+      walk(head_of(x, s, read), s, along, dO, dS, carve::definition_solver{});
 
   field expected(0);
   head_tensors<dual_field> lifted;
@@ -133,9 +140,9 @@ TEST_CASE("the reverse walk is the derivative by dual numbers") {
 
   std::vector<dual_field> o(static_cast<std::size_t>(s.T * s.V));
   std::vector<dual_field> S(static_cast<std::size_t>(s.K * s.V));
-  carve::recurrent_forward(head_of(lifted, s, read),
-                           rows_of<dual_field>(o, s.V),
-                           state_of<dual_field>(S, s));
+  carve::definition_forward(head_of(lifted, s, read),
+                            rows_of<dual_field>(o, s.V),
+                            state_of<dual_field>(S, s));
   field got(0);
   for (std::size_t i = 0; i < o.size(); ++i) got += o[i].derivative * dO[i];
   for (std::size_t i = 0; i < S.size(); ++i) got += S[i].derivative * dS[i];
@@ -149,6 +156,9 @@ TEST_CASE("a sequence of no tokens leaves the state as it was") {
       fill<field>(s, erase::key, [&] { return field::uniform(random); });
   auto p = head_of(x, s, readout::after);
   std::vector<field> S(6);
+  carve::definition_forward(p, carve::rows<field>{}, state_of<field>(S, s));
+  REQUIRE(S == x.S0);
+  std::fill(S.begin(), S.end(), field(0));
   carve::recurrent_forward(p, carve::rows<field>{}, state_of<field>(S, s));
   REQUIRE(S == x.S0);
 }
