@@ -12,11 +12,16 @@ namespace carve {
 
 namespace detail {
 
-/// Element of a tensor, or what stands for it where it is absent.
-template <class T, class View, class... Index>
-T or_else(const T& otherwise, const View& x, Index... at) {
-  return x ? T(x(at...)) : otherwise;
-}
+/// A tensor that reads as one number where it is absent.
+template <class View, class T>
+struct or_else {
+  View x;
+  T otherwise;
+  template <class... Index>
+  T operator()(Index... at) const {
+    return x ? T(x(at...)) : otherwise;
+  }
+};
 
 /// `x += y` where x is present.
 template <class View, class T, class... Index>
@@ -24,144 +29,170 @@ void add(const View& x, const T& y, Index... at) {
   if (x) x(at...) += y;
 }
 
+/// `f(i, j)` for every key channel i and value channel j.
+template <class F>
+void for_each(index_t K, index_t V, F&& f) {
+  for (index_t i = 0; i < K; ++i) {
+    for (index_t j = 0; j < V; ++j) f(i, j);
+  }
+}
+
 }  // namespace detail
 
-/// What one token leaves for the way back: S_{t-1}, S~_t, S_t, and what it
-/// erases (before the gate e) and writes.
+/// What one sub-step leaves for the way back: the state before it, S~, the
+/// state after it, `c = X^T r`, and what is written along k.
 template <class T>
-struct token_record {
+struct step_record {
   matrix<T> before, decayed, after;
   std::vector<T> c, u;
 };
 
-/// Forward: outputs `[T,V]`, final state `[K,V]`; a null view is skipped.
+/// Forward: outputs `[T,V]` and final state `[K,V]`; a null view is skipped.
 ///
-///     S~_t = diag(a_t) S_{t-1} diag(d_t)      r_t  = b_t * k_t
-///     c_t  = S~_t^T r_t                       u_t  = w_t * v_t - e_t * c_t
-///     S_t  = S~_t + k_t u_t^T                 o_t  = scale * S_t^T q_t
+///     S~_t = diag(a_t) S_{t-1} diag(d_t)      r_t = b_t * k_t, y_t = k_t
+///     c_t  = X^T r_t,  X = S~_t               where they are not given
+///     S_t  = S~_t + k_t (w_t * v_t)^T - y_t (e_t * c_t)^T
+///     o_t  = scale * S_t^T q_t
 ///
-/// A full mask weights the erase: `c_t[j] = sum_i r_i E_ij S~_ij`.
-/// Source: arXiv 2412.06464, 2510.26692, 2605.22791, 2606.27229, which differ
-/// only in the axes of their gates.
+/// Of a token with n sub-steps the first decays and the last is read. With a
+/// full mask `c_t[j] = sum_i r_i E_ij X_ij`; see head for the other choices.
+/// @throws carve::error  as require_step does.
+/// Source: arXiv 2412.06464, 2510.26692, 2605.22791, 2606.27229, 2506.02475,
+/// 2503.14456, 2502.10297.
 template <class T>
 void definition_forward(const head<T>& p, rows<T> o, state_view<T> S_end,
-                        std::vector<token_record<T>>* past = nullptr) {
-  using detail::or_else;
+                        std::vector<step_record<T>>* past = nullptr) {
+  using detail::for_each, detail::or_else;
+  require_step(p);
   const T zero(0), one(1);
-  const index_t K = p.keys, V = p.values;
-  matrix<T> S = matrix<T>::Constant(K, V, zero);
-  for (index_t i = 0; i < K; ++i) {
-    for (index_t j = 0; j < V; ++j) S(i, j) = or_else(zero, p.S0, i, j);
-  }
+  const or_else a{p.a, one}, d{p.d, one}, e{p.e, one}, w{p.w, one};
+  const or_else E{p.mask, one}, v{p.v, zero}, S0{p.S0, zero};
+  const index_t K = p.keys, V = p.values, n = p.substeps;
+  matrix<T> S(K, V);
+  for_each(K, V, [&](index_t i, index_t j) { S(i, j) = S0(i, j); });
   const auto read = [&](index_t t) {
-    for (index_t j = 0; j < V && o; ++j) {
-      T sum(0);
-      for (index_t i = 0; i < K; ++i) sum += p.q(t, i) * S(i, j);
-      o(t, j) = p.scale * sum;
-    }
+    std::vector<T> sum(V, zero);
+    for_each(K, V, [&](auto i, auto j) { sum[j] += p.q(t, i) * S(i, j); });
+    for (index_t j = 0; j < V; ++j) o(t, j) = p.scale * sum[j];
   };
-  for (index_t t = 0; t < p.tokens; ++t) {
+  for (index_t m = 0; m < p.steps(); ++m) {
+    const index_t t = m / n;
+    const bool first = m % n == 0, last = m % n == n - 1;
+    if (o && first && p.read == readout::before) read(t);
     const matrix<T> before = S;
-    std::vector<T> c(V, zero), u(V, zero);
-    if (p.read == readout::before) read(t);
-    for (index_t i = 0; i < K; ++i) {
-      for (index_t j = 0; j < V; ++j) {
-        S(i, j) = or_else(one, p.a, t, i) * S(i, j);
-        S(i, j) = or_else(one, p.d, t, j) * S(i, j);
-      }
+    if (first) {
+      for_each(K, V, [&](auto i, auto j) {
+        S(i, j) = d(t, j) * T(a(t, i) * S(i, j));
+      });
     }
     const matrix<T> decayed = S;
+    const matrix<T>& X = p.looks == lookup::stored ? before : decayed;
+    std::vector<T> c(V, zero), u(V, zero);
+    for_each(p.erases ? K : 0, V, [&](auto i, auto j) {
+      c[j] += p.address(m, i) * T(E(m, i, j) * X(i, j));
+    });
     for (index_t j = 0; j < V; ++j) {
-      for (index_t i = 0; i < K && p.erases; ++i) {
-        const T r = or_else(one, p.b, t, i) * p.k(t, i);
-        c[j] += r * (or_else(one, p.mask, t, i, j) * S(i, j));
-      }
-      u[j] = or_else(one, p.w, t, j) * or_else(zero, p.v, t, j) -
-             or_else(one, p.e, t, j) * c[j];
-      for (index_t i = 0; i < K; ++i) S(i, j) += p.k(t, i) * u[j];
+      u[j] = w(m, j) * v(m, j);
+      if (!p.y) u[j] = u[j] - e(m, j) * c[j];  // both along k
     }
-    if (p.read == readout::after) read(t);
+    for_each(K, V, [&](auto i, auto j) {
+      S(i, j) += p.k(m, i) * u[j];
+      if (p.y) S(i, j) -= p.y(m, i) * T(e(m, j) * c[j]);
+    });
+    if (o && last && p.read == readout::after) read(t);
     if (past) past->push_back({before, decayed, S, c, u});
   }
-  for (index_t i = 0; i < K && S_end; ++i) {
-    for (index_t j = 0; j < V; ++j) S_end(i, j) = S(i, j);
-  }
+  for_each(S_end ? K : 0, V, [&](auto i, auto j) { S_end(i, j) = S(i, j); });
 }
 
 /// Forward and backward; gradients are accumulated into `out`. With `dS` the
-/// running cotangent of `S_t`, walked from the last token to the first:
+/// running cotangent of `S_t`, from the last token to the first:
 ///
 ///     dq_t = scale * S_t do_t        dS += scale * q_t do_t^T
-///     du_t = dS^T k_t                dk_t = dS u_t
-///     dw_t = du_t * v_t              dv_t = du_t * w_t
-///     de_t = -du_t * c_t             dc_t = -du_t * e_t
-///     dS~  = dS + r_t dc_t^T         dr_t = S~_t dc_t
-///     db_t = dr_t * k_t              dk_t += dr_t * b_t
+///     dx_t = dS^T k_t                dk_t = dS (w_t * v_t)
+///     dw_t = dx_t * v_t              dv_t = dx_t * w_t
+///     dz_t = -dS^T y_t               dy_t = -dS (e_t * c_t)
+///     de_t = dz_t * c_t              dc_t = dz_t * e_t
+///     dX   = r_t dc_t^T              dr_t = X dc_t
+///     dS~  = dS + dX if X = S~_t     db_t = dr_t * k_t, dk_t += dr_t * b_t
 ///     dg_t = rowsum(dS~ * S~_t)      (value axis: the column sum)
-///     dS   = diag(a_t) dS~ diag(d_t)
+///     dS   = diag(a_t) dS~ diag(d_t) + dX if X = S_{t-1}
+///
+/// Where y is not given, dy goes to dk. Parameters as in definition_forward.
 template <class T>
 void definition_backward(const head<T>& p, const head_cotangents<T>& in,
                          const head_gradients<T>& out, rows<T> o = {},
                          state_view<T> S_end = {}) {
-  using detail::add, detail::or_else;
+  using detail::add, detail::for_each, detail::or_else;
   const T zero(0), one(1);
-  const index_t K = p.keys, V = p.values;
-  std::vector<token_record<T>> past;
+  const or_else a{p.a, one}, d{p.d, one}, b{p.b, one}, e{p.e, one};
+  const or_else w{p.w, one}, E{p.mask, one}, dS_end{in.S, zero};
+  const index_t K = p.keys, V = p.values, n = p.substeps;
+  std::vector<step_record<T>> past;
   definition_forward(p, o, S_end, &past);
-  matrix<T> dS = matrix<T>::Constant(K, V, zero);
-  for (index_t i = 0; i < K; ++i) {
-    for (index_t j = 0; j < V; ++j) dS(i, j) = or_else(zero, in.S, i, j);
-  }
-  for (index_t t = p.tokens; t-- > 0;) {
-    const auto& [before, decayed, after, c, u] = past[t];
-    const auto read_back = [&](const matrix<T>& S) {
-      for (index_t i = 0; i < K && in.o; ++i) {
-        T dq(0);
-        for (index_t j = 0; j < V; ++j) {
-          const T dout = p.scale * in.o(t, j);
-          dq += S(i, j) * dout;
-          dS(i, j) += p.q(t, i) * dout;
-        }
-        add(out.q, dq, t, i);
-      }
-    };
-    if (p.read == readout::after) read_back(after);
-    std::vector<T> dc(V, zero), dgd(V, zero);
+  matrix<T> dS(K, V);
+  for_each(K, V, [&](auto i, auto j) { dS(i, j) = dS_end(i, j); });
+  const auto read_back = [&](index_t t, const matrix<T>& S) {
+    std::vector<T> dq(K, zero);
+    for_each(K, V, [&](auto i, auto j) {
+      const T x = p.scale * in.o(t, j);
+      dq[i] += S(i, j) * x;
+      dS(i, j) += p.q(t, i) * x;
+    });
+    for (index_t i = 0; i < K; ++i) add(out.q, dq[i], t, i);
+  };
+  for (index_t m = p.steps(); m-- > 0;) {
+    const auto& [before, decayed, after, c, u] = past[m];
+    const index_t t = m / n;
+    const bool first = m % n == 0, last = m % n == n - 1;
+    const bool stored = p.looks == lookup::stored;
+    const matrix<T>& X = stored ? before : decayed;
+    if (in.o && last && p.read == readout::after) read_back(t, after);
+    std::vector<T> dx(V, zero), dz(V, zero), dc(V, zero);
+    std::vector<T> dk(K, zero), dy(K, zero), dr(K, zero);
+    for_each(K, V, [&](auto i, auto j) {
+      dx[j] += p.k(m, i) * dS(i, j);
+      if (p.y) dz[j] -= p.y(m, i) * dS(i, j);
+      dk[i] += dS(i, j) * u[j];
+      if (p.y) dy[i] -= dS(i, j) * T(e(m, j) * c[j]);
+    });
     for (index_t j = 0; j < V; ++j) {
-      T du(0);
-      for (index_t i = 0; i < K; ++i) du += p.k(t, i) * dS(i, j);
-      if (p.v) add(out.w, T(du * p.v(t, j)), t, j);
-      if (p.v) add(out.v, T(du * or_else(one, p.w, t, j)), t, j);
-      add(out.e, T(-(du * c[j])), t, j);
-      dc[j] = -(du * or_else(one, p.e, t, j));
+      if (!p.y) dz[j] = -dx[j];
+      dc[j] = dz[j] * e(m, j);
+      if (p.v) add(out.w, T(dx[j] * p.v(m, j)), m, j);
+      if (p.v) add(out.v, T(dx[j] * w(m, j)), m, j);
+      add(out.e, T(dz[j] * c[j]), m, j);
     }
+    const auto look_back = [&](auto i, auto j) {
+      const T r = p.address(m, i), x = E(m, i, j) * dc[j];
+      dr[i] += X(i, j) * x;
+      dS(i, j) += r * x;
+      add(out.mask, T(r * T(dc[j] * X(i, j))), m, i, j);
+    };
+    if (p.erases && !stored) for_each(K, V, look_back);
+    if (first) {
+      std::vector<T> dg(K, zero), dgd(V, zero);
+      for_each(K, V, [&](auto i, auto j) {
+        const T x = dS(i, j) * decayed(i, j);
+        dg[i] += x, dgd[j] += x;
+        dS(i, j) = d(t, j) * T(a(t, i) * dS(i, j));
+      });
+      for (index_t i = 0; i < K; ++i) add(out.g, dg[i], t, i);
+      for (index_t j = 0; j < V; ++j) add(out.gd, dgd[j], t, j);
+    }
+    if (p.erases && stored) for_each(K, V, look_back);
     for (index_t i = 0; i < K; ++i) {
-      const T b = or_else(one, p.b, t, i), k = p.k(t, i);
-      T dk(0), dr(0), dg(0);
-      for (index_t j = 0; j < V; ++j) {
-        dk += dS(i, j) * u[j];
-        if (p.erases) {
-          const T x = or_else(one, p.mask, t, i, j) * dc[j];
-          dr += decayed(i, j) * x;
-          dS(i, j) += b * k * x;
-          add(out.mask, T(b * k * (dc[j] * decayed(i, j))), t, i, j);
-        }
-        dg += dS(i, j) * decayed(i, j);
-        dgd[j] += dS(i, j) * decayed(i, j);
-        dS(i, j) = or_else(one, p.a, t, i) * dS(i, j);
-        dS(i, j) = or_else(one, p.d, t, j) * dS(i, j);
-      }
-      add(out.k, dk, t, i);
-      add(out.g, dg, t, i);
-      if (p.erases) add(out.k, T(dr * b), t, i);
-      if (p.erases) add(out.b, T(dr * k), t, i);
+      add(out.k, dk[i], m, i);
+      add(p.y ? out.y : rows<T>{}, dy[i], m, i);
+      if (!p.erases) continue;
+      add(out.r, dr[i], m, i);
+      if (p.r) continue;
+      add(out.k, T(dr[i] * b(m, i)), m, i);
+      add(out.b, T(dr[i] * p.k(m, i)), m, i);
     }
-    for (index_t j = 0; j < V; ++j) add(out.gd, dgd[j], t, j);
-    if (p.read == readout::before) read_back(before);
+    if (in.o && first && p.read == readout::before) read_back(t, before);
   }
-  for (index_t i = 0; i < K; ++i) {
-    for (index_t j = 0; j < V; ++j) add(out.S0, dS(i, j), i, j);
-  }
+  for_each(K, V, [&](auto i, auto j) { add(out.S0, dS(i, j), i, j); });
 }
 
 }  // namespace carve

@@ -18,6 +18,7 @@ namespace {
 
 using namespace carve::tests;
 using carve::index_t;
+using carve::lookup;
 using carve::rational;
 using carve::readout;
 using field = carve::prime_61;
@@ -57,65 +58,66 @@ TEST_CASE("two tokens by hand") {
 TEMPLATE_TEST_CASE("the tiled walk is the definition where nothing rounds", "",
                    field, rational) {
   using X = TestType;
-  const erase along =
-      GENERATE(erase::key, erase::value, erase::mask, erase::none);
+  const auto [along, step, n] = GENERATE(from_range(every_step()));
   const readout read = GENERATE(readout::after, readout::before);
-  const head_shape s{std::same_as<X, field> ? 37 : 4, 3, 5};
+  const head_shape s{std::same_as<X, field> ? 37 : 3, 3, 5, n};
   std::mt19937_64 random(7);
   const auto draw = [&] {
     if constexpr (std::same_as<X, field>) return field::uniform(random);
     return X(static_cast<int>(random() % 7) - 3) / X(4);
   };
-  const auto x = fill<X>(s, along, draw);
+  const auto x = fill<X>(s, along, draw, step);
   const auto dO = some<X>(s.T * s.V, draw), dS = some<X>(s.K * s.V, draw);
-  const auto p = head_of(x, s, read);
-  REQUIRE(walk(p, s, along, dO, dS, carve::recurrent_solver{}) ==
-          walk(p, s, along, dO, dS, carve::definition_solver{}));
+  auto p = head_of(x, s, read);
+  p.looks = step.looks;
+  REQUIRE(walk(p, s, along, dO, dS, carve::recurrent_solver{}, step) ==
+          walk(p, s, along, dO, dS, carve::definition_solver{}, step));
 }
 
 TEMPLATE_TEST_CASE("the tiled walk is the definition in every bit", "", float,
                    double, carve::double_double) {
   using X = TestType;
-  const erase along =
-      GENERATE(erase::key, erase::value, erase::mask, erase::none);
+  const auto [along, step, n] = GENERATE(from_range(every_step()));
   const readout read = GENERATE(readout::after, readout::before);
   // More columns than a tile holds; and so few that a sum over them has one
   // order only.
   const index_t V = GENERATE(70, 2);
-  const head_shape s{37, 3, V};
+  const head_shape s{37, 3, V, n};
   std::mt19937_64 bits(7);
   std::normal_distribution<double> normal;
   const auto draw = [&] { return X(normal(bits)) / X(3); };
-  const auto x = fill<X>(s, along, draw);
+  const auto x = fill<X>(s, along, draw, step);
   const auto dO = some<X>(s.T * V, draw), dS = some<X>(s.K * V, draw);
-  const auto p = head_of(x, s, read);
-  auto got = walk(p, s, along, dO, dS, carve::recurrent_solver{});
-  const auto expected = walk(p, s, along, dO, dS, carve::definition_solver{});
+  auto p = head_of(x, s, read);
+  p.looks = step.looks;
+  const auto got = walk(p, s, along, dO, dS, carve::recurrent_solver{}, step);
+  const auto expected =
+      walk(p, s, along, dO, dS, carve::definition_solver{}, step);
   REQUIRE(same_bits(got.o, expected.o));
   REQUIRE(same_bits(got.S, expected.S));
   head_tensors<X>::for_each([&](auto m) {
     using T = head_tensors<X>;
-    const bool over_columns =
-        m == &T::q || m == &T::k || m == &T::a || m == &T::b;
+    const bool over_columns = m == &T::q || m == &T::k || m == &T::a ||
+                              m == &T::b || m == &T::r || m == &T::y;
     if (V > 2 && over_columns) return;
     REQUIRE(same_bits(got.gradients.*m, expected.gradients.*m));
   });
 }
 
 TEST_CASE("the definition's way back is its derivative by dual numbers") {
-  const erase along =
-      GENERATE(erase::key, erase::value, erase::mask, erase::none);
+  const auto [along, step, n] = GENERATE(from_range(every_step()));
   const readout read = GENERATE(readout::after, readout::before);
-  const head_shape s{37, 2, 3};  // past one stored state of the reverse walk
+  const head_shape s{9, 2, 3, n};
   std::mt19937_64 random(11);
   const auto draw = [&] { return field::uniform(random); };
-  const auto x = fill<field>(s, along, draw);
-  const auto direction = fill<field>(s, along, draw);
+  const auto x = fill<field>(s, along, draw, step);
+  const auto direction = fill<field>(s, along, draw, step);
   std::vector<field> dO, dS;
   for (index_t i = 0; i < s.T * s.V; ++i) dO.push_back(draw());
   for (index_t i = 0; i < s.K * s.V; ++i) dS.push_back(draw());
-  const auto r =
-      walk(head_of(x, s, read), s, along, dO, dS, carve::definition_solver{});
+  auto p = head_of(x, s, read);
+  p.looks = step.looks;
+  const auto r = walk(p, s, along, dO, dS, carve::definition_solver{}, step);
 
   field expected(0);
   head_tensors<dual_field> lifted;
@@ -136,17 +138,79 @@ TEST_CASE("the definition's way back is its derivative by dual numbers") {
   take(&F::v, &D::v, false), take(&F::a, &D::a, true);
   take(&F::d, &D::d, true), take(&F::b, &D::b, false);
   take(&F::e, &D::e, false), take(&F::w, &D::w, false);
+  take(&F::r, &D::r, false), take(&F::y, &D::y, false);
   take(&F::mask, &D::mask, false), take(&F::S0, &D::S0, false);
 
   std::vector<dual_field> o(static_cast<std::size_t>(s.T * s.V));
   std::vector<dual_field> S(static_cast<std::size_t>(s.K * s.V));
-  carve::definition_forward(head_of(lifted, s, read),
-                            rows_of<dual_field>(o, s.V),
+  auto moved = head_of(lifted, s, read);
+  moved.looks = step.looks;
+  carve::definition_forward(moved, rows_of<dual_field>(o, s.V),
                             state_of<dual_field>(S, s));
   field got(0);
   for (std::size_t i = 0; i < o.size(); ++i) got += o[i].derivative * dO[i];
   for (std::size_t i = 0; i < S.size(); ++i) got += S[i].derivative * dS[i];
   REQUIRE(got == expected);
+}
+
+TEST_CASE("a token of the general step by hand") {
+  // K = 2, V = 1, two sub-steps that look up different states:
+  // S~ = (2, 1) * (1/2, 1/3).
+  const auto f = [](int p, int q) { return rational(p) / rational(q); };
+  const head_shape s{1, 2, 1, 2};
+  head_tensors<rational> x;
+  x.S0 = {2, 1}, x.a = {f(1, 2), f(1, 3)}, x.q = {1, 10};
+  x.k = {1, 2, 3, 4}, x.v = {5, 7}, x.w = {1, 1};
+  x.r = {6, 3, 1, 0}, x.y = {1, 0, 0, 2};
+  const auto end = [&](lookup looks) {
+    auto p = head_of(x, s, readout::after);
+    p.looks = looks;
+    std::vector<rational> o(1), S(2);
+    carve::definition_forward(p, rows_of<rational>(o, 1),
+                              state_of<rational>(S, s));
+    REQUIRE(o[0] == 3 * (S[0] + 10 * S[1]));
+    return S;
+  };
+  // c = 6 + 1, then S = (1 + 5 - 7, 1/3 + 10); c = -1, then
+  // S = (-1 + 21, 31/3 + 28 + 2).
+  REQUIRE(end(lookup::decayed) ==
+          std::vector<rational>{20, f(31, 3) + rational(30)});
+  // c = 12 + 3, then S = (1 + 5 - 15, 31/3); c = -9, then
+  // S = (-9 + 21, 31/3 + 28 + 18).
+  REQUIRE(end(lookup::stored) ==
+          std::vector<rational>{12, f(31, 3) + rational(46)});
+}
+
+TEST_CASE("choices that do not fit together are refused") {
+  const head_shape s{2, 2, 2};
+  std::mt19937_64 random(5);
+  const auto x = fill<field>(
+      s, erase::key, [&] { return field::uniform(random); }, {true, true});
+  const auto refused = [&](auto change, const std::string& why) {
+    auto p = head_of(x, s, readout::after);
+    change(p);
+    REQUIRE_THROWS_WITH(carve::definition_forward(p, carve::rows<field>{}, {}),
+                        why);
+    REQUIRE_THROWS_WITH(carve::recurrent_forward(p, carve::rows<field>{}, {}),
+                        why);
+    REQUIRE_THROWS_WITH(carve::chunked_forward(p, 2, carve::rows<field>{}, {}),
+                        why);
+    REQUIRE_THROWS_WITH(
+        carve::columnwise_forward(p, 2, carve::rows<field>{}, {}), why);
+  };
+  refused([](auto& p) { p.substeps = 0; },
+          "substeps: expected at least 1 a token, got 0");
+  refused([](auto& p) { p.b = p.r; },
+          "r: expected no erase gate b beside a given erase address");
+  refused(
+      [](auto& p) {
+        p.mask = {p.r.data, 0, 0, 0};
+      },
+      "r: expected no erase gate E beside a given erase address");
+  refused([](auto& p) { p.erases = false; },
+          "r: expected to be absent, as nothing erases");
+  refused([](auto& p) { p.r = {}, p.erases = false; },
+          "y: expected to be absent, as nothing erases");
 }
 
 TEST_CASE("a sequence of no tokens leaves the state as it was") {

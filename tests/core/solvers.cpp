@@ -1,7 +1,9 @@
 // Do the chunked and the column-by-column form equal the recurrence, forward
 // and backward, over a field where nothing rounds?
+#include <concepts>
 #include <random>
 
+#include "carve/multiprecision.hpp"
 #include "carve/prime_field.hpp"
 #include "carve/solver.hpp"
 #include "catch.hpp"
@@ -17,25 +19,35 @@ using carve::readout;
 using carve::recurrent_solver;
 using field = carve::prime_61;
 
-struct fixture {
+template <class X>
+struct random_case {
   head_shape shape;
   erase along;
-  head_tensors<field> x;
-  std::vector<field> dO, dS;
+  given step;
+  head_tensors<X> x;
+  std::vector<X> dO, dS;
   std::mt19937_64 random{20261122};
 
-  fixture(head_shape s, erase gate) : shape(s), along(gate) {
-    const auto draw = [this] { return field::uniform(random); };
-    x = fill<field>(s, gate, draw);
+  random_case(head_shape s, erase gate, given of_step = {})
+      : shape(s), along(gate), step(of_step) {
+    const auto draw = [this] {
+      if constexpr (std::same_as<X, field>) return field::uniform(random);
+      return X(static_cast<int>(random() % 7) - 3) / X(4);
+    };
+    x = fill<X>(s, gate, draw, step);
     for (index_t i = 0; i < s.T * s.V; ++i) dO.push_back(draw());
     for (index_t i = 0; i < s.K * s.V; ++i) dS.push_back(draw());
   }
 
   template <class Solver>
-  walk_result<field> run(readout read, const Solver& solver) const {
-    return walk(head_of(x, shape, read), shape, along, dO, dS, solver);
+  walk_result<X> run(readout read, const Solver& solver) const {
+    auto p = head_of(x, shape, read);
+    p.looks = step.looks;
+    return walk(p, shape, along, dO, dS, solver, step);
   }
 };
+
+using fixture = random_case<field>;
 
 }  // namespace
 
@@ -67,6 +79,38 @@ TEST_CASE("the column-by-column form equals the recurrence for every gate") {
       CAPTURE(C);
       REQUIRE(f.run(read, columnwise_solver{C}) == expected);
     }
+  }
+}
+
+TEMPLATE_TEST_CASE("the general step is the same in chunks and columns", "",
+                   field, carve::rational) {
+  using X = TestType;
+  const auto [along, step, n] = GENERATE(from_range(every_step()));
+  const readout read = GENERATE(readout::after, readout::before);
+  const bool value_decay = GENERATE(true, false);
+  const index_t T = std::same_as<X, field> ? 21 : 3;
+  random_case<X> f({T, 3, 4, n}, along, step);
+  if (!value_decay) f.x.d.clear();
+  auto expected = f.run(read, carve::definition_solver{});
+  if (!value_decay) expected.gradients.d = f.x.d;
+  const bool wy = along == erase::key || along == erase::none;
+  const bool refused = value_decay && step.looks == carve::lookup::stored &&
+                       wy && along != erase::none;
+  for (index_t C = 1; C <= T + 1; C += C < 4 ? 1 : 5) {
+    CAPTURE(C, along, step.r, step.y, step.looks, n, value_decay);
+    auto got = f.run(read, columnwise_solver{C});
+    if (!value_decay) got.gradients.d = f.x.d;
+    REQUIRE(got == expected);
+    if (!wy || refused) continue;
+    got = f.run(read, chunked_solver<>{C, {}});
+    if (!value_decay) got.gradients.d = f.x.d;
+    REQUIRE(got == expected);
+  }
+  if (refused) {
+    REQUIRE_THROWS_WITH(
+        f.run(read, chunked_solver<>{4, {}}),
+        "the WY form does not apply: the erase looks before a value-axis "
+        "decay: each value column has a triangular system of its own");
   }
 }
 
