@@ -23,7 +23,7 @@ class chunk_base {
         n_(p.steps()),
         K_(p.keys),
         V_(p.values),
-        look_lag_(p.looks == lookup::stored ? 1 : 0),
+        look_lag_(p.erase_reads == erase_order::before_decay ? 1 : 0),
         apart_(p.y),
         policy_(policy),
         decay_(p.a, p.g, n_, K_, Policy::exponentials, p.substeps),

@@ -347,7 +347,7 @@ wy_verdict wy_applies(const head<T>& p, index_t C) {
   detail::require_chunks(p, C);
   if (!p.erases) return {};
   const index_t n = p.substeps;
-  const bool stored = p.looks == lookup::stored;
+  const bool stored = p.erase_reads == erase_order::before_decay;
   if (p.d && stored) {
     return {false, 0,
             "the erase looks before a value-axis decay: each value column has "

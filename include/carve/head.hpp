@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "carve/error.hpp"
+#include "carve/family.hpp"
 #include "carve/index.hpp"
 
 namespace carve {
@@ -93,12 +94,6 @@ enum class readout {
   before,  ///< `o_t = scale * S_{t-1}^T q_t`, as the CARVE paper writes it
 };
 
-/// Which state the erase looks into.
-enum class lookup {
-  decayed,  ///< `X = S~_t`, the state after this token's decay
-  stored,   ///< `X = S_{t-1}`, the state before it
-};
-
 /// One head of one sequence:
 ///
 ///     S~_t = diag(a_t) S_{t-1} diag(d_t)
@@ -135,10 +130,11 @@ struct head {
   /// `sum_i mask_t[i,j] k_t[i] X[i,j]` from value channel j.
   masks<const T> mask;
   bool erases = true;  ///< false: nothing is erased (linear attention)
-  lookup looks = lookup::decayed;  ///< which state the erase looks into
-  state_view<const T> S0;          ///< start state; absent: zero
-  T scale = T(1);                  ///< factor of the read-out
-  readout read = readout::after;   ///< which state the read-out uses
+  erase_order erase_reads =
+      erase_order::after_decay;   ///< which state the erase looks into
+  state_view<const T> S0;         ///< start state; absent: zero
+  T scale = T(1);                 ///< factor of the read-out
+  readout read = readout::after;  ///< which state the read-out uses
 
   /// Sub-steps of all tokens, `T n`.
   index_t steps() const { return tokens * substeps; }

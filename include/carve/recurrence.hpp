@@ -86,7 +86,8 @@ void definition_forward(const head<T>& p, rows<T> o, state_view<T> S_end,
       });
     }
     const matrix<T> decayed = S;
-    const matrix<T>& X = p.looks == lookup::stored ? before : decayed;
+    const matrix<T>& X =
+        p.erase_reads == erase_order::before_decay ? before : decayed;
     std::vector<T> c(V, zero), u(V, zero);
     for_each(p.erases ? K : 0, V, [&](auto i, auto j) {
       c[j] += p.address(m, i) * T(E(m, i, j) * X(i, j));
@@ -145,7 +146,7 @@ void definition_backward(const head<T>& p, const head_cotangents<T>& in,
     const auto& [before, decayed, after, c, u] = past[m];
     const index_t t = m / n;
     const bool first = m % n == 0, last = m % n == n - 1;
-    const bool stored = p.looks == lookup::stored;
+    const bool stored = p.erase_reads == erase_order::before_decay;
     const matrix<T>& X = stored ? before : decayed;
     if (in.o && last && p.read == readout::after) read_back(t, after);
     std::vector<T> dx(V, zero), dz(V, zero), dc(V, zero);

@@ -192,7 +192,7 @@ class tile_walk {
   CARVE_INLINE write_record<T> step(index_t m, const key_vectors<T>& x,
                                     const row<T>* before, row<T>* S) const {
     const index_t K = p_.keys;
-    const bool stored = !Plain && p_.looks == lookup::stored;
+    const bool stored = !Plain && p_.erase_reads == erase_order::before_decay;
     row<T> d, c(T(0)), u(T(0));
     const row<T>* const value_decay = fetch_decay(x, d) ? &d : nullptr;
     for (index_t i = 0; i < K; ++i) {
@@ -222,10 +222,11 @@ class tile_walk {
   }
 
   /// What goes away along a direction of its own: `sign * e * c`.
-  row<T> erased(index_t m, row<T> c, const T& sign) const {
-    if (p_.e) set_product(c, columns_.fetch(p_.e, m), c);
-    set_scaled(c, sign, c);
-    return c;
+  row<T> erased(index_t m, const row<T>& c, const T& sign) const {
+    row<T> gated = c;
+    if (p_.e) set_product(gated, columns_.fetch(p_.e, m), gated);
+    set_scaled(gated, sign, gated);
+    return gated;
   }
 
   /// `o_t = scale * S^T q_t`
@@ -363,7 +364,7 @@ class tile_reverse {
                          const row<T>* before, const row<T>* after,
                          const write_record<T>& past, row<T>* dS) {
     const index_t K = p_.keys;
-    const bool stored = !Plain && p_.looks == lookup::stored;
+    const bool stored = !Plain && p_.erase_reads == erase_order::before_decay;
     const bool along_y = !Plain && x.y, decays = Plain || x.first;
     row<T> dout(T(0)), dx(T(0)), dz, d, erased;
     if (in_.o) set_scaled(dout, p_.scale, columns_.fetch(in_.o, x.t));
@@ -467,7 +468,7 @@ class tile_reverse {
 template <class T>
 bool is_plain(const head<T>& p) {
   return p.a && p.erases && !p.d && !p.mask && !p.y && p.substeps == 1 &&
-         p.looks == lookup::decayed;
+         p.erase_reads == erase_order::after_decay;
 }
 
 template <class T>

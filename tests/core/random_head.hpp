@@ -21,7 +21,7 @@ struct head_shape {
 // What is given of the general step.
 struct given {
   bool r = false, y = false;  // an erase address; an erase direction
-  lookup looks = lookup::decayed;
+  erase_order erase_reads = erase_order::after_decay;
 };
 
 // One vector per tensor of a head; inputs, gradients and directions alike.
@@ -77,9 +77,10 @@ inline std::vector<general> every_step() {
       for (const bool y : {false, true}) {
         if (r && along == erase::mask) continue;
         if ((r || y) && along == erase::none) continue;
-        for (const lookup looks : {lookup::decayed, lookup::stored}) {
+        for (const erase_order erase_reads :
+             {erase_order::after_decay, erase_order::before_decay}) {
           for (const index_t n : {1, 2, 3}) {
-            all.push_back({along, {r, y, looks}, n});
+            all.push_back({along, {r, y, reads}, n});
           }
         }
       }

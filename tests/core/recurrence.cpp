@@ -17,8 +17,8 @@
 namespace {
 
 using namespace carve::tests;
+using carve::erase_order;
 using carve::index_t;
-using carve::lookup;
 using carve::rational;
 using carve::readout;
 using field = carve::prime_61;
@@ -69,7 +69,7 @@ TEMPLATE_TEST_CASE("the tiled walk is the definition where nothing rounds", "",
   const auto x = fill<X>(s, along, draw, step);
   const auto dO = some<X>(s.T * s.V, draw), dS = some<X>(s.K * s.V, draw);
   auto p = head_of(x, s, read);
-  p.looks = step.looks;
+  p.erase_reads = step.erase_reads;
   REQUIRE(walk(p, s, along, dO, dS, carve::recurrent_solver{}, step) ==
           walk(p, s, along, dO, dS, carve::definition_solver{}, step));
 }
@@ -89,7 +89,7 @@ TEMPLATE_TEST_CASE("the tiled walk is the definition in every bit", "", float,
   const auto x = fill<X>(s, along, draw, step);
   const auto dO = some<X>(s.T * V, draw), dS = some<X>(s.K * V, draw);
   auto p = head_of(x, s, read);
-  p.looks = step.looks;
+  p.erase_reads = step.erase_reads;
   const auto got = walk(p, s, along, dO, dS, carve::recurrent_solver{}, step);
   const auto expected =
       walk(p, s, along, dO, dS, carve::definition_solver{}, step);
@@ -116,7 +116,7 @@ TEST_CASE("the definition's way back is its derivative by dual numbers") {
   for (index_t i = 0; i < s.T * s.V; ++i) dO.push_back(draw());
   for (index_t i = 0; i < s.K * s.V; ++i) dS.push_back(draw());
   auto p = head_of(x, s, read);
-  p.looks = step.looks;
+  p.erase_reads = step.erase_reads;
   const auto r = walk(p, s, along, dO, dS, carve::definition_solver{}, step);
 
   field expected(0);
@@ -144,7 +144,7 @@ TEST_CASE("the definition's way back is its derivative by dual numbers") {
   std::vector<dual_field> o(static_cast<std::size_t>(s.T * s.V));
   std::vector<dual_field> S(static_cast<std::size_t>(s.K * s.V));
   auto moved = head_of(lifted, s, read);
-  moved.looks = step.looks;
+  moved.erase_reads = step.erase_reads;
   carve::definition_forward(moved, rows_of<dual_field>(o, s.V),
                             state_of<dual_field>(S, s));
   field got(0);
@@ -162,9 +162,9 @@ TEST_CASE("a token of the general step by hand") {
   x.S0 = {2, 1}, x.a = {f(1, 2), f(1, 3)}, x.q = {1, 10};
   x.k = {1, 2, 3, 4}, x.v = {5, 7}, x.w = {1, 1};
   x.r = {6, 3, 1, 0}, x.y = {1, 0, 0, 2};
-  const auto end = [&](lookup looks) {
+  const auto end = [&](erase_order erase_reads) {
     auto p = head_of(x, s, readout::after);
-    p.looks = looks;
+    p.erase_reads = order;
     std::vector<rational> o(1), S(2);
     carve::definition_forward(p, rows_of<rational>(o, 1),
                               state_of<rational>(S, s));
@@ -173,11 +173,11 @@ TEST_CASE("a token of the general step by hand") {
   };
   // c = 6 + 1, then S = (1 + 5 - 7, 1/3 + 10); c = -1, then
   // S = (-1 + 21, 31/3 + 28 + 2).
-  REQUIRE(end(lookup::decayed) ==
+  REQUIRE(end(erase_order::after_decay) ==
           std::vector<rational>{20, f(31, 3) + rational(30)});
   // c = 12 + 3, then S = (1 + 5 - 15, 31/3); c = -9, then
   // S = (-9 + 21, 31/3 + 28 + 18).
-  REQUIRE(end(lookup::stored) ==
+  REQUIRE(end(erase_order::before_decay) ==
           std::vector<rational>{12, f(31, 3) + rational(46)});
 }
 
