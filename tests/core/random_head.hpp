@@ -77,7 +77,7 @@ inline std::vector<general> every_step() {
       for (const bool y : {false, true}) {
         if (r && along == erase::mask) continue;
         if ((r || y) && along == erase::none) continue;
-        for (const erase_order erase_reads :
+        for (const erase_order reads :
              {erase_order::after_decay, erase_order::before_decay}) {
           for (const index_t n : {1, 2, 3}) {
             all.push_back({along, {r, y, reads}, n});

@@ -162,7 +162,7 @@ TEST_CASE("a token of the general step by hand") {
   x.S0 = {2, 1}, x.a = {f(1, 2), f(1, 3)}, x.q = {1, 10};
   x.k = {1, 2, 3, 4}, x.v = {5, 7}, x.w = {1, 1};
   x.r = {6, 3, 1, 0}, x.y = {1, 0, 0, 2};
-  const auto end = [&](erase_order erase_reads) {
+  const auto end = [&](erase_order order) {
     auto p = head_of(x, s, readout::after);
     p.erase_reads = order;
     std::vector<rational> o(1), S(2);
