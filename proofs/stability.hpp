@@ -7,7 +7,7 @@
 
 #include "carve/head.hpp"
 #include "carve/multiprecision.hpp"
-#include "carve/recurrence.hpp"
+#include "carve/tiled_walk.hpp"
 #include "carve/triangular.hpp"
 #include "law.hpp"
 

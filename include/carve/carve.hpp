@@ -20,25 +20,28 @@
 /// | @ref parallel.hpp | how are heads and sequences spread over the cores? |
 /// | @ref error.hpp | how is an unusable input reported? |
 ///
-/// **One head, four ways to the same numbers**
+/// **One head, five ways to the same numbers**
 ///
 /// | header | question |
 /// |---|---|
 /// | @ref head.hpp | what does a solver read and write? |
-/// | @ref recurrence.hpp | what is right? token by token, the definition |
+/// | @ref recurrence.hpp | what is right? the definition, token by token |
+/// | @ref tiled_walk.hpp | the same, fast |
 /// | @ref chunked.hpp | the same in chunks (WY form); when does that apply? |
 /// | @ref columnwise.hpp | the same for erase on the value axis |
 /// | @ref content_gate.hpp | CARVE: how does a gate look at the content? |
 /// | @ref segment.hpp | what does a run of tokens do to the state? |
 /// | @ref solver.hpp | how is a solver handed to a batch? |
 /// | @ref recurrent_solver.hpp | how is the one that needs no Eigen? |
-/// | @ref chunk_parts.hpp | what do the chunked forms share? where to round? |
+/// | @ref chunk_parts.hpp | what do the chunked forms share? |
 /// | @ref triangular.hpp | how is the triangular system inverted? |
+/// | @ref matrix.hpp, @ref index.hpp | what is a matrix, what counts? |
 ///
 /// **How wrong is a kernel?**
 ///
 /// | header | question |
 /// |---|---|
+/// | @ref rounding.hpp | where do kernels round? |
 /// | @ref precision.hpp | what does rounding to bf16, fp16, tf32, fp32 give? |
 /// | @ref replay.hpp | what would an ideal kernel in these formats return? |
 /// | @ref compare.hpp | is the error more than the formats explain? |
@@ -68,9 +71,9 @@
 /// | @ref dispatch.hpp | which vector instructions does it run on? |
 ///
 /// This header includes what the first two tables name but for what needs
-/// Eigen (matrix.hpp, solver.hpp and the chunked forms), and double_double.hpp
-/// and dual.hpp of the scalars.  multiprecision.hpp needs Boost.  Whatever else
-/// is used is included by name.
+/// Eigen (matrix.hpp, recurrence.hpp, solver.hpp and the chunked forms), and
+/// double_double.hpp and dual.hpp of the scalars.  multiprecision.hpp needs
+/// Boost.  Whatever else is used is included by name.
 #pragma once
 
 #include "carve/cxx20.hpp"
@@ -87,10 +90,10 @@
 #include "carve/head.hpp"
 #include "carve/parallel.hpp"
 #include "carve/problem.hpp"
-#include "carve/recurrence.hpp"
 #include "carve/recurrent_solver.hpp"
 #include "carve/scalar.hpp"
 #include "carve/tensor.hpp"
 #include "carve/tensor_table.hpp"
+#include "carve/tiled_walk.hpp"
 #include "carve/version.hpp"
 #endif

@@ -9,60 +9,11 @@
 
 #include "carve/error.hpp"
 #include "carve/head.hpp"
+#include "carve/matrix.hpp"
+#include "carve/rounding.hpp"
 #include "carve/scalar.hpp"
-#include "carve/triangular.hpp"
 
 namespace carve {
-
-/// Where a tensor-core kernel rounds. The names are those of the matrices in
-/// chunked_forward and chunked_backward.
-enum class rounding_point {
-  score,    ///< factors of an off-diagonal block of L or P, and of its way back
-  inverse,  ///< factors of the products that merge blocks of T
-  T,        ///< T = (I + L)^-1
-  P,        ///< P, its scale included
-  r,        ///< r = b * k
-  wv,       ///< w * v
-  rg,       ///< r e^G
-  W,        ///< W = T (r e^G)
-  Twv,      ///< T (w * v)
-  qg,       ///< q e^G
-  kg,       ///< k e^(G_C - G)
-  S,        ///< the chunk's start state as an operand
-  U,        ///< U as an operand
-  U_tail,   ///< e^(G_C - G) U, where the decay rides on U
-  dS,       ///< cotangent of the end state as an operand
-  PtdO,     ///< P^T dO
-  dU,       ///< cotangent of U
-  qg_back,  ///< q e^G where it updates dS
-  dW,       ///< cotangent of W
-  M,        ///< dU (w*v)^T + dW (r e^G)^T
-  MTt,      ///< M T^T
-  dscore,   ///< dP and dL times their decay
-  dk_part,  ///< the halves of dk that a kernel stores before it adds them
-  SdS,      ///< products and partial sums of the sum over S * dS
-};
-
-/// The policy of plain arithmetic: nothing is rounded.
-struct exact_policy {
-  /// Whether decay ratios are formed as `exp(G_t - G_s)` from cumulated logs,
-  /// as kernels do, instead of as products of decays.
-  static constexpr bool exponentials = false;
-  /// Called with every matrix that a kernel rounds; `per_channel` says whether
-  /// the decay varies along the key axis.
-  template <class M>
-  void round(rounding_point, bool per_channel, M&) const {
-    static_cast<void>(per_channel);
-  }
-  /// The sum of `x`.
-  template <class T>
-  T sum(rounding_point, bool per_channel, std::vector<T>& x) const {
-    static_cast<void>(per_channel);
-    T total(0);
-    for (const T& e : x) total += e;
-    return total;
-  }
-};
 
 namespace detail {
 
@@ -70,16 +21,17 @@ namespace detail {
 /// every factor decays.
 inline constexpr index_t score_block = 16;
 
-/// Decays of one axis within a chunk of n tokens. `between(s, t)` is the decay
-/// over `s < m <= t`; token -1 stands for the start of the chunk.
+/// Decays of one axis within a chunk of n sub-steps, of which the first of each
+/// token decays. The decay between s and t is that over `s < m <= t`; -1 stands
+/// for the start of the chunk.
 template <class T>
 class chunk_decay {
  public:
   chunk_decay() = default;
-  /// @param factor  linear decays, or null for none.
+  /// @param factor  linear decays of the tokens, or null for none.
   /// @param log     their logs, used when `exponentials`.
   chunk_decay(rows<const T> factor, rows<const T> log, index_t n, index_t width,
-              bool exponentials)
+              bool exponentials, index_t substeps)
       : present_(static_cast<bool>(factor)),
         exponentials_(exponentials && static_cast<bool>(log)),
         per_channel_(present_ && factor.channel != 0),
@@ -87,12 +39,16 @@ class chunk_decay {
         width_(width) {
     if (!present_) return;
     table_ = matrix<T>(n, stored());
-    for (index_t t = 0; t < n; ++t) {
+    for (index_t m = 0; m < n; ++m) {
+      const bool decays = m % substeps == 0;
+      const index_t t = m / substeps;
       for (index_t i = 0; i < stored(); ++i) {
         if (!exponentials_) {
-          table_(t, i) = factor(t, i);
+          table_(m, i) = decays ? factor(t, i) : T(1);
+        } else if (decays) {
+          table_(m, i) = m > 0 ? T(table_(m - 1, i) + log(t, i)) : log(t, i);
         } else {
-          table_(t, i) = t > 0 ? T(table_(t - 1, i) + log(t, i)) : log(t, i);
+          table_(m, i) = table_(m - 1, i);
         }
       }
     }
@@ -375,7 +331,9 @@ matrix<T> load_state(state_view<const T> S, index_t K, index_t V) {
   return m;
 }
 
-inline void require_chunk(index_t C) {
+template <class T>
+void require_chunks(const head<T>& p, index_t C) {
+  require_step(p);
   if (C < 1) {
     throw error("chunk: expected a length of at least 1, got ", C);
   }
@@ -418,7 +376,7 @@ void walk_chunks_back(const head<T>& p, index_t C, const MakeChunk& make,
     chunk.solve(start);
     matrix<T> dout = matrix<T>::Constant(n, p.values, T(0));
     if (in.o) dout = gather<T>(in.o.from(t0), n, p.values);
-    chunk.backward(dout, dS, out.segment(t0, {}));
+    chunk.backward(dout, dS, out.segment(t0, {}, p.substeps));
   }
   for (index_t i = 0; i < p.keys && out.S0; ++i) {
     for (index_t j = 0; j < p.values; ++j) out.S0(i, j) += dS(i, j);

@@ -6,11 +6,15 @@
 #include <Eigen/Core>
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "carve/chunk_base.hpp"
 #include "carve/chunk_parts.hpp"
 #include "carve/error.hpp"
 #include "carve/head.hpp"
+#include "carve/matrix.hpp"
+#include "carve/rounding.hpp"
 #include "carve/scalar.hpp"
 #include "carve/triangular.hpp"
 
@@ -28,57 +32,27 @@ struct wy_verdict {
 namespace detail {
 
 /// One chunk in WY form. Matrices are named as in the comment of
-/// chunked_forward; a row of `q_` and `dO` stands at the token whose end state
-/// it reads.
+/// chunked_forward.
 template <class T, class Policy>
-class wy_chunk {
+class wy_chunk : chunk_base<T, Policy> {
  public:
-  wy_chunk(const head<T>& p, const Policy& policy)
-      : p_(p),
-        n_(p.tokens),
-        K_(p.keys),
-        V_(p.values),
-        lag_(p.read == readout::before ? 1 : 0),
-        policy_(policy),
-        decay_(p.a, p.g, n_, K_, Policy::exponentials),
-        value_decay_(p.d, {}, n_, V_, false),
-        weighted_{value_decay_} {
-    q_ = shifted(gather<T>(p.q, n_, K_), lag_);
-    k_ = gather<T>(p.k, n_, K_);
-    r_ = k_;
-    if (p.b) r_ = r_.cwiseProduct(gather<T>(p.b, n_, K_)).eval();
-    wv_ = matrix<T>::Constant(n_, V_, T(0));
-    if (p.v) wv_ = gather<T>(p.v, n_, V_);
-    if (p.w) wv_ = wv_.cwiseProduct(gather<T>(p.w, n_, V_)).eval();
-    if (p.e) e_ = gather<T>(p.e, n_, V_);
-    if (decay_.present()) {
-      G_ = decay_.after(-1, n_ + 1).bottomRows(n_);
-      tail_ = decay_.before(0, n_, n_ - 1);
-    }
-    if (value_decay_.present()) {
-      D_ = value_decay_.after(-1, n_ + 1).bottomRows(n_);
-      Dtail_ = value_decay_.before(0, n_, n_ - 1);
-    }
-    if (p.erases) {
-      L_ = scores(r_, k_, decay_, policy_);
-      for (index_t t = 0; t < n_; ++t) L_(t, t) = T(0);
-    } else {
-      L_ = matrix<T>::Constant(n_, n_, T(0));
-    }
+  wy_chunk(const head<T>& p, const Policy& policy) : base(p, policy) {
     inverse_ = inverse_by_blocks(gated(L_), score_block, [this](matrix<T>& m) {
       round(rounding_point::inverse, m);
     });
     round(rounding_point::T, inverse_);
-    P_ = p.scale * scores(q_, k_, decay_, policy_);
+    P_ = p.scale * scores(q_, direction(), decay_, policy_);
     round(rounding_point::P, P_);
     round(rounding_point::r, r_);
     round(rounding_point::wv, wv_);
-    rg_ = scaled(G_, r_);
+    rg_ = scaled(look_G_, r_);
     round(rounding_point::rg, rg_);
     qg_ = scaled(G_, q_);
     round(rounding_point::qg, qg_);
-    kg_ = scaled(tail_, k_);
-    round(rounding_point::kg, kg_);
+    yg_ = scaled(tail_, direction());
+    round(rounding_point::kg, yg_);
+    from_writes_ = wv_;
+    if (apart_) write_apart();
   }
 
   /// Finds what is written from the start state `S` `[K,V]`.
@@ -86,7 +60,7 @@ class wy_chunk {
     S_ = S;
     operand_S_ = S;
     round(rounding_point::S, operand_S_);
-    right_ = wv_;
+    right_ = from_writes_;
     if (p_.erases && gated_columns()) {
       right_ -= scaled(e_, scaled(D_, rg_ * operand_S_));
     }
@@ -107,24 +81,17 @@ class wy_chunk {
     if (decay_.per_channel()) tail_U_ = U_;
   }
 
-  matrix<T> outputs() const {
-    matrix<T> o = p_.scale * scaled(D_, qg_ * operand_S_);
-    o += weighted_.lower(P_, U_);
-    if (lag_ == 0) return o;
-    o = shifted(o, -lag_);
-    for (index_t j = 0; j < V_; ++j) {
-      T sum(0);
-      for (index_t i = 0; i < K_; ++i) sum += p_.q(0, i) * S_(i, j);
-      o(0, j) = p_.scale * sum;
-    }
-    return o;
-  }
+  matrix<T> outputs() const { return this->outputs_of(reads(), S_); }
 
-  /// `S <- diag(G_C) S diag(D_C) + (k e^(G_C-G))^T U`.
+  /// `S <- diag(G_C) S diag(D_C) + (y e^(G_C-G))^T U`, and what is written
+  /// apart.
   void advance(matrix<T>& S) const {
     decay_state<T>(S, last_row(G_), last_row(D_));
-    const matrix<T>& keys = decay_.per_channel() ? kg_ : k_;
+    const matrix<T>& keys = decay_.per_channel() ? yg_ : direction();
     S += keys.transpose() * scaled(Dtail_, tail_U_);
+    if (!apart_) return;
+    const matrix<T>& written = decay_.per_channel() ? kg_ : k_;
+    S += written.transpose() * scaled(Dtail_, tail_wv_);
   }
 
   /// The way back; call after `solve`.
@@ -132,15 +99,13 @@ class wy_chunk {
   /// @param[in,out] dS  cotangent of the end state; of the start state after.
   void backward(const matrix<T>& dout, matrix<T>& dS,
                 const head_gradients<T>& out) const {
-    const matrix<T> dO = shifted(dout, lag_);
+    const matrix<T> dO = this->spread(dout);
     const matrix<T> dOd = scaled(D_, dO);
     matrix<T> operand_dS = dS;
     round(rounding_point::dS, operand_dS);
-    matrix<T> dU = weighted_.lower_transposed(P_, dO);
-    round(rounding_point::PtdO, dU);
-    dU += scaled(Dtail_, kg_ * operand_dS);
-    round(rounding_point::dU, dU);
-    // X: cotangent of w * v. Y: cotangent of r through its read of the state.
+    const matrix<T> dU = of_content(P_, yg_, dO, operand_dS);
+    // X: cotangent of the right-hand side. Y: of r through its read of the
+    // start state.
     const matrix<T> X = weighted_.lower_transposed(inverse_, dU);
     matrix<T> dr = matrix<T>::Constant(n_, K_, T(0)), Y = dr, dL;
     matrix<T> start_back = p_.scale * to_start(dOd);
@@ -148,13 +113,13 @@ class wy_chunk {
       matrix<T> M = weighted_.outer(dU, right_);
       if (gated_columns()) {
         const matrix<T> Xd = scaled(D_, scaled(e_, X));
-        Y = -scaled(G_, Xd * operand_S_.transpose());
+        Y = -scaled(look_G_, Xd * operand_S_.transpose());
         start_back -= rg_.transpose() * Xd;
       } else {
         const matrix<T> dUd = scaled(D_, dU);
         matrix<T> dW = -(dUd * operand_S_.transpose());
         round(rounding_point::dW, dW);
-        Y = scaled(G_, inverse_.transpose() * dW);
+        Y = scaled(look_G_, inverse_.transpose() * dW);
         M += dW * rg_.transpose();
         start_back -= W_.transpose() * dUd;
       }
@@ -165,49 +130,118 @@ class wy_chunk {
       dL = gated(-(inverse_.transpose() * M));
       strictly_lower(dL);
     }
+    // dy and dyL: of the direction of what is erased, through U and through L.
     matrix<T> dq = p_.scale * scaled(G_, dOd * operand_S_.transpose());
-    matrix<T> dk = scaled(tail_, scaled(Dtail_, U_) * operand_dS.transpose());
-    matrix<T> at_end = k_.cwiseProduct(dk);
+    matrix<T> dy = scaled(tail_, scaled(Dtail_, U_) * operand_dS.transpose());
+    matrix<T> at_end = direction().cwiseProduct(dy);
     const matrix<T> dP = p_.scale * weighted_.outer(dO, U_);
-    scores_back(dP, q_, k_, decay_, policy_, dq, dk);
-    matrix<T> dkL = matrix<T>::Constant(n_, K_, T(0));
-    if (p_.erases) scores_back(dL, r_, k_, decay_, policy_, dr, dkL);
-    if (out.g) decay_gradient(dq, dk + dkL, dr, Y, at_end, operand_dS, out);
-    if (out.gd) value_decay_gradient(dO, X, dS, out);
+    scores_back(dP, q_, direction(), decay_, policy_, dq, dy);
+    matrix<T> dyL = matrix<T>::Constant(n_, K_, T(0));
+    if (p_.erases) this->couplings_back(dL, direction(), dr, dyL);
+    matrix<T> dwv = X, dk;
+    if (apart_) {
+      const matrix<T> dc = scaled(e_, matrix<T>(-X));
+      dwv =
+          of_content(Pk_, kg_, dO, operand_dS) + this->look_transposed(N_, dc);
+      dk = scaled(tail_, scaled(Dtail_, wv_) * operand_dS.transpose());
+      at_end += k_.cwiseProduct(dk);
+      const matrix<T> dPk = p_.scale * weighted_.outer(dO, wv_);
+      scores_back(dPk, q_, k_, decay_, policy_, dq, dk);
+      this->couplings_back(this->look_outer(dc, wv_), k_, dr, dk);
+    }
+    if (out.g) {
+      matrix<T> dG = q_.cwiseProduct(dq) - direction().cwiseProduct(dy + dyL);
+      if (apart_) dG -= k_.cwiseProduct(dk);
+      decay_gradient(std::move(dG), dr, Y, at_end, operand_dS, out);
+    }
+    if (out.gd) value_decay_gradient(dO, dwv, dS, out);
     if (out.e) scatter_add<T>(out.e, -X.cwiseProduct(erased()));
-    scatter_add(out.q, first_read(shifted(dq, -lag_), dout));
-    if (p_.v) {
-      scatter_add<T>(out.w, X.cwiseProduct(gather<T>(p_.v, n_, V_)));
-      scatter_add<T>(out.v,
-                     p_.w ? X.cwiseProduct(gather<T>(p_.w, n_, V_)).eval() : X);
-    }
-    round(rounding_point::dk_part, dk);
-    if (p_.erases) {
-      scatter_add<T>(out.b, (Y + dr).cwiseProduct(k_));
-      if (p_.b) {
-        const matrix<T> b = gather<T>(p_.b, n_, K_);
-        Y = Y.cwiseProduct(b).eval(), dr = dr.cwiseProduct(b).eval();
-      }
-      round(rounding_point::dk_part, Y);
-      Y += dr;
-      Y += dkL;
-      round(rounding_point::dk_part, Y);
-      dk += Y;
-    }
-    scatter_add(out.k, dk);
+    this->scatter_written(dwv, out);
+    round(rounding_point::dk_part, dy);
+    if (p_.erases) address_back(Y, dr, dyL, dy, dk, out);
+    scatter_add(out.k, apart_ ? dk : dy);
+    if (apart_) scatter_add(out.y, dy);
     decay_state<T>(dS, last_row(G_), last_row(D_));
     dS += start_back;
-    if (lag_ == 0) return;
-    for (index_t i = 0; i < K_; ++i) {
-      for (index_t j = 0; j < V_; ++j) {
-        dS(i, j) += p_.scale * (p_.q(0, i) * dout(0, j));
-      }
-    }
+    dq = this->collected(dq);
+    this->first_read_back(p_.scale, dout, S_, dq, dS);
+    scatter_add(out.q, dq);
   }
 
  private:
+  using base = chunk_base<T, Policy>;
+  using base::D_, base::Dtail_, base::G_, base::K_, base::L_, base::N_;
+  using base::k_, base::last_row, base::look_G_, base::n_, base::p_;
+  using base::policy_, base::q_, base::r_, base::strictly_lower, base::tail_;
+  using base::V_, base::apart_, base::decay_, base::direction, base::e_;
+  using base::value_decay_, base::weighted_, base::wv_;
+
   void round(rounding_point at, matrix<T>& m) const {
     policy_.round(at, decay_.per_channel(), m);
+  }
+
+  /// Where what is written lies along k and what is erased along y: what is
+  /// written needs no solve, and is itself looked up by later tokens.
+  void write_apart() {
+    Pk_ = p_.scale * scores(q_, k_, decay_, policy_);
+    round(rounding_point::P, Pk_);
+    kg_ = scaled(tail_, k_);
+    round(rounding_point::kg, kg_);
+    tail_wv_ = wv_;
+    if (!decay_.per_channel()) {
+      tail_wv_ = scaled(tail_column(), wv_);
+      round(rounding_point::U_tail, tail_wv_);
+    }
+    round(rounding_point::P, N_);
+    from_writes_ = scaled(e_, matrix<T>(-this->look(N_, wv_)));
+    round(rounding_point::wv, from_writes_);
+  }
+
+  /// What the sub-steps read, scaled.
+  matrix<T> reads() const {
+    matrix<T> o = p_.scale * scaled(D_, qg_ * operand_S_);
+    o += weighted_.lower(P_, U_);
+    if (apart_) o += weighted_.lower(Pk_, wv_);
+    return o;
+  }
+
+  /// Cotangent of what the state holds along keys: through the reads, by the
+  /// scores `P`, and through the end state, by the decayed keys `kg`.
+  matrix<T> of_content(const matrix<T>& P, const matrix<T>& kg,
+                       const matrix<T>& dO, const matrix<T>& dS) const {
+    matrix<T> dU = weighted_.lower_transposed(P, dO);
+    round(rounding_point::PtdO, dU);
+    dU += scaled(Dtail_, kg * dS);
+    round(rounding_point::dU, dU);
+    return dU;
+  }
+
+  /// Adds the cotangents of the address, Y and dr, and of the direction, dyL,
+  /// to the tensors that they came from.
+  void address_back(matrix<T>& Y, matrix<T>& dr, matrix<T>& dyL, matrix<T>& dy,
+                    matrix<T>& dk, const head_gradients<T>& out) const {
+    if (!p_.r) scatter_add<T>(out.b, (Y + dr).cwiseProduct(k_));
+    if (p_.b) {
+      const matrix<T> b = gather<T>(p_.b, n_, K_);
+      Y = Y.cwiseProduct(b).eval(), dr = dr.cwiseProduct(b).eval();
+    }
+    round(rounding_point::dk_part, Y);
+    Y += dr;
+    if (!p_.r && !apart_) {
+      Y += dyL;
+      round(rounding_point::dk_part, Y);
+      dy += Y;
+      return;
+    }
+    round(rounding_point::dk_part, Y);
+    if (p_.r) {
+      scatter_add(out.r, Y);
+    } else {
+      round(rounding_point::dk_part, dk);
+      dk += Y;
+    }
+    round(rounding_point::dk_part, dyL);
+    dy += dyL;
   }
 
   /// Whether the erase gate has a value axis; then it stays on the right-hand
@@ -220,16 +254,6 @@ class wy_chunk {
       for (index_t s = 0; s < t; ++s) L(t, s) = e_(t, 0) * L(t, s);
     }
     return L;
-  }
-
-  static void strictly_lower(matrix<T>& m) {
-    for (index_t t = 0; t < m.rows(); ++t) {
-      for (index_t s = t; s < m.cols(); ++s) m(t, s) = T(0);
-    }
-  }
-
-  static matrix<T> last_row(const matrix<T>& m) {
-    return m.size() == 0 ? m : matrix<T>(m.bottomRows(1));
   }
 
   /// A decay per head to the end of the chunk, for every value channel.
@@ -245,34 +269,22 @@ class wy_chunk {
     return qg.transpose() * X;
   }
 
-  /// Adds the cotangent of the query that reads the start state itself.
-  matrix<T> first_read(matrix<T> dq, const matrix<T>& dout) const {
-    for (index_t i = 0; i < K_ && lag_ == 1; ++i) {
-      for (index_t j = 0; j < V_; ++j) {
-        dq(0, i) += p_.scale * (S_(i, j) * dout(0, j));
-      }
-    }
-    return dq;
-  }
-
-  /// `c_t = S~_t^T r_t`, what each token erases before its value-axis gate.
+  /// `c_t = X^T r_t`, what each sub-step looks up, before its value-axis gate.
   matrix<T> erased() const {
     if (!p_.erases) return matrix<T>::Constant(n_, V_, T(0));
-    return scaled(D_, rg_ * S_) + weighted_.lower(L_, U_);
+    matrix<T> c = scaled(D_, rg_ * S_) + weighted_.lower(L_, U_);
+    if (apart_) c += this->look(N_, wv_);
+    return c;
   }
 
-  /// Gradient of the key axis's log decays. A term that carries the decay
-  /// between s and t adds its value to every dg_m with `s < m <= t`: plus at
-  /// t, minus at s, then a sum from the end.
-  void decay_gradient(const matrix<T>& dq, const matrix<T>& dk,
-                      const matrix<T>& dr, const matrix<T>& Y,
+  /// Gradient of the key axis's log decays.
+  /// @param dG  what queries and keys add to each sub-step.
+  void decay_gradient(matrix<T> dG, const matrix<T>& dr, const matrix<T>& Y,
                       const matrix<T>& at_end, const matrix<T>& operand_dS,
                       const head_gradients<T>& out) const {
-    matrix<T> dG = q_.cwiseProduct(dq) - k_.cwiseProduct(dk);
     if (p_.erases) {
-      dG += (p_.b ? k_.cwiseProduct(gather<T>(p_.b, n_, K_)).eval() : k_)
-                .cwiseProduct(Y);
-      dG += r_.cwiseProduct(dr);
+      dG += shifted<T>(this->address().cwiseProduct(Y), this->look_lag_);
+      dG += shifted<T>(r_.cwiseProduct(dr), this->look_lag_);
     }
     // What reaches the end state: the keys of the chunk, and the start state.
     for (index_t i = 0; i < K_; ++i) {
@@ -291,35 +303,26 @@ class wy_chunk {
       const T sum = policy_.sum(rounding_point::SdS, per_channel, products);
       dG(n_ - 1, i) += decay_.present() ? T(G_(n_ - 1, i) * sum) : sum;
     }
-    sum_from_end(dG);
-    scatter_add(out.g, dG);
+    this->scatter_decay(std::move(dG), out.g);
   }
 
-  void value_decay_gradient(const matrix<T>& dO, const matrix<T>& X,
+  void value_decay_gradient(const matrix<T>& dO, const matrix<T>& dwv,
                             const matrix<T>& dS,
                             const head_gradients<T>& out) const {
-    matrix<T> dD = -X.cwiseProduct(wv_);
-    matrix<T> o = p_.scale * scaled(D_, qg_ * operand_S_);
-    dD += dO.cwiseProduct(matrix<T>(o + weighted_.lower(P_, U_)));
+    matrix<T> dD = -dwv.cwiseProduct(wv_);
+    dD += dO.cwiseProduct(reads());
     matrix<T> end = S_;
     advance(end);
     for (index_t j = 0; j < V_; ++j) {
       for (index_t i = 0; i < K_; ++i) dD(n_ - 1, j) += dS(i, j) * end(i, j);
     }
-    sum_from_end(dD);
-    scatter_add(out.gd, dD);
+    this->scatter_decay(std::move(dD), out.gd);
   }
 
-  const head<T> p_;
-  index_t n_, K_, V_, lag_;
-  const Policy& policy_;
-  chunk_decay<T> decay_, value_decay_;
-  value_weighted<T> weighted_;
-  matrix<T> q_, k_, r_, wv_, e_;
-  matrix<T> G_, tail_, D_, Dtail_;
-  matrix<T> L_, inverse_, P_;
-  matrix<T> rg_, qg_, kg_;
-  matrix<T> S_, operand_S_, right_, W_, U_, tail_U_;
+  matrix<T> inverse_, P_, Pk_;
+  matrix<T> rg_, qg_, yg_, kg_;
+  matrix<T> from_writes_;  // of the right-hand side
+  matrix<T> S_, operand_S_, right_, W_, U_, tail_U_, tail_wv_;
 };
 
 /// The head with its full mask, whose columns agree, as a key-axis gate.
@@ -341,41 +344,51 @@ head<T> without_mask(head<T> p) {
 /// @param[in] C  chunk length, at least 1.
 template <class T>
 wy_verdict wy_applies(const head<T>& p, index_t C) {
-  detail::require_chunk(C);
+  detail::require_chunks(p, C);
   if (!p.erases) return {};
-  for (index_t t = 0; t < p.tokens && p.mask; ++t) {
+  const index_t n = p.substeps;
+  const bool stored = p.erase_reads == erase_order::before_decay;
+  if (p.d && stored) {
+    return {false, 0,
+            "the erase looks before a value-axis decay: each value column has "
+            "a triangular system of its own"};
+  }
+  for (index_t m = 0; m < p.steps() && p.mask; ++m) {
     for (index_t i = 0; i < p.keys; ++i) {
       for (index_t j = 1; j < p.values; ++j) {
-        if (p.mask(t, i, j) == p.mask(t, i, 0)) continue;
-        return {false, t,
+        if (p.mask(m, i, j) == p.mask(m, i, 0)) continue;
+        return {false, m / n,
                 text("the erase mask differs between value channels 0 and ", j,
-                     " at token ", t,
+                     " at token ", m / n,
                      ": each value column has a triangular system of its own")};
       }
     }
   }
-  for (index_t t = 0; t < p.tokens && p.e; ++t) {
+  for (index_t m = 0; m < p.steps() && p.e; ++m) {
     index_t j = 1;
-    while (j < p.values && p.e(t, j) == p.e(t, 0)) ++j;
+    while (j < p.values && p.e(m, j) == p.e(m, 0)) ++j;
     if (j >= p.values) continue;
     std::vector<T> r(static_cast<std::size_t>(p.keys));
     for (index_t i = 0; i < p.keys; ++i) {
-      r[i] = p.b ? p.b(t, i) * p.k(t, i) : T(p.k(t, i));
-      if (p.mask) r[i] = r[i] * p.mask(t, i, 0);
+      r[i] = p.address(m, i);
+      if (p.mask) r[i] = r[i] * p.mask(m, i, 0);
     }
-    for (index_t s = t; s-- > t / C * C;) {
+    for (index_t s = m; s-- > m / (C * n) * (C * n);) {
+      // The decay of sub-step s + 1; its own is not seen by a look before it.
+      const bool decays = (s + 1) % n == 0 && !(stored && s + 1 == m);
       T coupling(0);
       for (index_t i = 0; i < p.keys; ++i) {
-        if (p.a) r[i] = r[i] * p.a(s + 1, i);
-        coupling += r[i] * p.k(s, i);
+        if (p.a && decays) r[i] = r[i] * p.a((s + 1) / n, i);
+        coupling += r[i] * (p.y ? p.y(s, i) : p.k(s, i));
       }
       if (coupling == T(0)) continue;
-      return {false, t,
-              text("the value-axis erase gate differs between value channels "
-                   "0 and ",
-                   j, " at token ", t, ", which is coupled to token ", s,
-                   " of its chunk: each value column has a triangular system "
-                   "of its own")};
+      return {
+          false, m / n,
+          text("the value-axis erase gate differs between value channels "
+               "0 and ",
+               j, " at token ", m / n, ", which is coupled to token ", s / n,
+               " of its chunk: each value column has a triangular system "
+               "of its own")};
     }
   }
   return {};

@@ -4,149 +4,128 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <utility>
 #include <vector>
 
+#include "carve/chunk_base.hpp"
 #include "carve/chunk_parts.hpp"
 #include "carve/head.hpp"
+#include "carve/matrix.hpp"
 
 namespace carve {
 
 namespace detail {
 
-/// One chunk, its system solved column by column. A row of `q_` and `dO`
-/// stands at the token whose end state it reads.
+inline constexpr exact_policy unrounded{};
+
+/// One chunk, its system solved column by column.
 template <class T>
-class column_chunk {
+class column_chunk : chunk_base<T, exact_policy> {
  public:
-  explicit column_chunk(const head<T>& p)
-      : p_(p),
-        n_(p.tokens),
-        K_(p.keys),
-        V_(p.values),
-        lag_(p.read == readout::before ? 1 : 0),
-        decay_(p.a, {}, n_, K_, false),
-        value_decay_(p.d, {}, n_, V_, false),
-        weighted_{value_decay_} {
-    q_ = shifted(gather<T>(p.q, n_, K_), lag_);
-    k_ = gather<T>(p.k, n_, K_);
-    r_ = k_;
-    if (p.b) r_ = r_.cwiseProduct(gather<T>(p.b, n_, K_)).eval();
-    wv_ = matrix<T>::Constant(n_, V_, T(0));
-    if (p.v) wv_ = gather<T>(p.v, n_, V_);
-    if (p.w) wv_ = wv_.cwiseProduct(gather<T>(p.w, n_, V_)).eval();
-    if (p.e) e_ = gather<T>(p.e, n_, V_);
-    if (decay_.present()) {
-      G_ = decay_.after(-1, n_ + 1).bottomRows(n_);
-      tail_ = decay_.before(0, n_, n_ - 1);
-    }
-    if (value_decay_.present()) {
-      D_ = value_decay_.after(-1, n_ + 1).bottomRows(n_);
-      Dtail_ = value_decay_.before(0, n_, n_ - 1);
-    }
-    P_ = scores(q_, k_, decay_, exact_policy{});
-    L_ = matrix<T>::Constant(n_, n_, T(0));
-    if (!p.erases) return;
-    L_ = scores(r_, k_, decay_, exact_policy{});
-    for (index_t t = 0; t < n_; ++t) L_(t, t) = T(0);
+  explicit column_chunk(const head<T>& p) : base(p, unrounded) {
+    P_ = scores(q_, direction(), decay_, unrounded);
+    from_writes_ = wv_;
+    if (!apart_) return;
+    Pk_ = scores(q_, k_, decay_, unrounded);
+    from_writes_ = scaled(e_, matrix<T>(-this->look(N_, wv_)));
   }
 
-  /// Finds what is written from the start state `S` `[K,V]`.
+  /// Finds what comes to lie along y from the start state `S` `[K,V]`.
   void solve(const matrix<T>& S) {
     S_ = S;
-    U_ = wv_;
+    U_ = from_writes_;
     if (!p_.erases) return;
-    U_ -= scaled(e_, scaled(D_, scaled(G_, r_) * S_));
+    U_ -= scaled(e_, scaled(look_D_, scaled(look_G_, r_) * S_));
     // u_t = x_t - e_t * sum_{s<t} L_ts rho_ts * u_s
     for_columns([this](index_t j, index_t t, index_t s, const T& rho) {
       U_(t, j) -= gate(t, j) * (L_(t, s) * (rho * U_(s, j)));
     });
   }
 
-  matrix<T> outputs() const {
-    matrix<T> o = p_.scale * reads();
-    if (lag_ == 0) return o;
-    o = shifted(o, -lag_);
-    for (index_t j = 0; j < V_; ++j) {
-      T sum(0);
-      for (index_t i = 0; i < K_; ++i) sum += p_.q(0, i) * S_(i, j);
-      o(0, j) = p_.scale * sum;
-    }
-    return o;
-  }
+  matrix<T> outputs() const { return this->outputs_of(p_.scale * reads(), S_); }
 
   void advance(matrix<T>& S) const {
     decay_state<T>(S, last_row(G_), last_row(D_));
-    S += scaled(tail_, k_).transpose() * scaled(Dtail_, U_);
+    S += scaled(tail_, direction()).transpose() * scaled(Dtail_, U_);
+    if (apart_) S += scaled(tail_, k_).transpose() * scaled(Dtail_, wv_);
   }
 
   /// The way back; see wy_chunk::backward.
   void backward(const matrix<T>& dout, matrix<T>& dS,
                 const head_gradients<T>& out) const {
-    const matrix<T> dO = p_.scale * shifted(dout, lag_);
+    const matrix<T> dO = p_.scale * this->spread(dout);
     const matrix<T> dOd = scaled(D_, dO);
-    // Cotangent of u, then through the transposed systems: that of w * v.
-    matrix<T> X = weighted_.lower_transposed(P_, dO);
-    X += scaled(Dtail_, scaled(tail_, k_) * dS);
+    // Cotangent of u, then through the transposed systems: that of the
+    // right-hand side.
+    matrix<T> X = of_content(P_, direction(), dO, dS);
     if (p_.erases) {
       for_columns_back([&](index_t j, index_t t, index_t s, const T& rho) {
         X(s, j) -= gate(t, j) * (L_(t, s) * (rho * X(t, j)));
       });
     }
     const matrix<T> dc = scaled(e_, matrix<T>(-X));
-    const matrix<T> dcd = scaled(D_, dc);
+    const matrix<T> dcd = scaled(look_D_, dc);
     matrix<T> dq = scaled(G_, dOd * S_.transpose());
-    matrix<T> dk = scaled(tail_, scaled(Dtail_, U_) * dS.transpose());
+    matrix<T> dy = scaled(tail_, scaled(Dtail_, U_) * dS.transpose());
     matrix<T> dr = matrix<T>::Constant(n_, K_, T(0));
-    scores_back(weighted_.outer(dO, U_), q_, k_, decay_, exact_policy{}, dq,
-                dk);
+    scores_back(weighted_.outer(dO, U_), q_, direction(), decay_, unrounded, dq,
+                dy);
     if (p_.erases) {
-      dr = scaled(G_, dcd * S_.transpose());
-      matrix<T> dL = weighted_.outer(dc, U_);
-      for (index_t t = 0; t < n_; ++t) dL(t, t) = T(0);
-      scores_back(dL, r_, k_, decay_, exact_policy{}, dr, dk);
+      dr = scaled(look_G_, dcd * S_.transpose());
+      this->couplings_back(this->look_outer(dc, U_), direction(), dr, dy);
     }
-    if (out.g || out.gd) decay_gradients(dO, X, dS, dq, dk, dr, out);
+    matrix<T> dwv = X, dk;
+    if (apart_) {
+      dwv = of_content(Pk_, k_, dO, dS) + this->look_transposed(N_, dc);
+      dk = scaled(tail_, scaled(Dtail_, wv_) * dS.transpose());
+      scores_back(weighted_.outer(dO, wv_), q_, k_, decay_, unrounded, dq, dk);
+      this->couplings_back(this->look_outer(dc, wv_), k_, dr, dk);
+    }
+    if (out.g || out.gd) {
+      matrix<T> dG = q_.cwiseProduct(dq) - direction().cwiseProduct(dy);
+      if (apart_) dG -= k_.cwiseProduct(dk);
+      dG += shifted<T>(r_.cwiseProduct(dr), this->look_lag_);
+      decay_gradients(std::move(dG), dO, X, dwv, dS, out);
+    }
     if (out.e && p_.erases) {
-      const matrix<T> c =
-          scaled(D_, scaled(G_, r_) * S_) + weighted_.lower(L_, U_);
+      matrix<T> c =
+          scaled(look_D_, scaled(look_G_, r_) * S_) + this->look(L_, U_);
+      if (apart_) c += this->look(N_, wv_);
       scatter_add<T>(out.e, -X.cwiseProduct(c));
     }
-    dq = shifted(dq, -lag_);
+    dq = this->collected(dq);
     matrix<T> start_back = scaled(G_, q_).transpose() * dOd;
-    for (index_t i = 0; i < K_ && lag_ == 1; ++i) {
-      for (index_t j = 0; j < V_; ++j) {
-        const T x = p_.scale * dout(0, j);
-        dq(0, i) += S_(i, j) * x;
-        start_back(i, j) += p_.q(0, i) * x;
-      }
-    }
+    this->first_read_back(T(1), p_.scale * dout, S_, dq, start_back);
     scatter_add(out.q, dq);
     if (p_.erases) {
-      start_back += scaled(G_, r_).transpose() * dcd;
-      scatter_add<T>(out.b, dr.cwiseProduct(k_));
-      dk += p_.b ? dr.cwiseProduct(gather<T>(p_.b, n_, K_)).eval() : dr;
+      start_back += scaled(look_G_, r_).transpose() * dcd;
+      address_back(dr, apart_ ? dk : dy, out);
     }
-    scatter_add(out.k, dk);
-    if (p_.v) {
-      scatter_add<T>(out.w, X.cwiseProduct(gather<T>(p_.v, n_, V_)));
-      scatter_add<T>(out.v,
-                     p_.w ? X.cwiseProduct(gather<T>(p_.w, n_, V_)).eval() : X);
-    }
+    scatter_add(out.k, apart_ ? dk : dy);
+    if (apart_) scatter_add(out.y, dy);
+    this->scatter_written(dwv, out);
     decay_state<T>(dS, last_row(G_), last_row(D_));
     dS += start_back;
   }
 
  private:
+  using base = chunk_base<T, exact_policy>;
+  using base::D_, base::Dtail_, base::G_, base::K_, base::L_, base::N_;
+  using base::k_, base::last_row, base::look_D_, base::look_G_, base::n_;
+  using base::p_, base::q_, base::r_, base::tail_, base::value_decay_;
+  using base::V_, base::apart_, base::decay_, base::direction, base::e_;
+  using base::weighted_, base::wv_;
+
   T gate(index_t t, index_t j) const {
     return e_.size() != 0 ? T(e_(t, j)) : T(1);
   }
 
   /// `f(j, t, s, rho)` for every column and pair `s < t`, t ascending, rho
-  /// being the value-axis decay between s and t.
+  /// being the value-axis decay between s and the state that t looks up.
   template <class F>
   void for_columns(F&& f) const {
     for (index_t t = 0; t < n_; ++t) {
-      const matrix<T> rho = value_decay_.before(0, t, t);
+      const matrix<T> rho = value_decay_.before(0, t, t - this->look_lag_);
       for (index_t s = 0; s < t; ++s) {
         for (index_t j = 0; j < V_; ++j) f(j, t, s, rho(s, j));
       }
@@ -156,30 +135,48 @@ class column_chunk {
   template <class F>
   void for_columns_back(F&& f) const {
     for (index_t t = n_; t-- > 0;) {
-      const matrix<T> rho = value_decay_.before(0, t, t);
+      const matrix<T> rho = value_decay_.before(0, t, t - this->look_lag_);
       for (index_t s = 0; s < t; ++s) {
         for (index_t j = 0; j < V_; ++j) f(j, t, s, rho(s, j));
       }
     }
   }
 
-  static matrix<T> last_row(const matrix<T>& m) {
-    return m.size() == 0 ? m : matrix<T>(m.bottomRows(1));
-  }
-
   /// Read-outs before their scale.
   matrix<T> reads() const {
-    return scaled(D_, scaled(G_, q_) * S_) + weighted_.lower(P_, U_);
+    matrix<T> o = scaled(D_, scaled(G_, q_) * S_) + weighted_.lower(P_, U_);
+    if (apart_) o += weighted_.lower(Pk_, wv_);
+    return o;
   }
 
-  /// As wy_chunk::decay_gradient, for both axes.
-  void decay_gradients(const matrix<T>& dO, const matrix<T>& X,
-                       const matrix<T>& dS, const matrix<T>& dq,
-                       const matrix<T>& dk, const matrix<T>& dr,
+  /// Cotangent of what the state holds along `keys`, which queries read by the
+  /// scores `P`.
+  matrix<T> of_content(const matrix<T>& P, const matrix<T>& keys,
+                       const matrix<T>& dO, const matrix<T>& dS) const {
+    matrix<T> X = weighted_.lower_transposed(P, dO);
+    X += scaled(Dtail_, scaled(tail_, keys) * dS);
+    return X;
+  }
+
+  /// Adds the cotangent of the address to the tensors that it came from.
+  void address_back(const matrix<T>& dr, matrix<T>& dk,
+                    const head_gradients<T>& out) const {
+    if (p_.r) return scatter_add(out.r, dr);
+    scatter_add<T>(out.b, dr.cwiseProduct(k_));
+    dk += p_.b ? dr.cwiseProduct(gather<T>(p_.b, n_, K_)).eval() : dr;
+  }
+
+  /// Gradients of the log decays of both axes.
+  /// @param dG  what queries, keys and addresses add to each sub-step.
+  void decay_gradients(matrix<T> dG, const matrix<T>& dO, const matrix<T>& X,
+                       const matrix<T>& dwv, const matrix<T>& dS,
                        const head_gradients<T>& out) const {
-    matrix<T> dG =
-        q_.cwiseProduct(dq) - k_.cwiseProduct(dk) + r_.cwiseProduct(dr);
-    matrix<T> dD = dO.cwiseProduct(reads()) - X.cwiseProduct(wv_);
+    matrix<T> dD = dO.cwiseProduct(reads()) - dwv.cwiseProduct(wv_);
+    if (this->look_lag_ == 1 && p_.erases) {
+      // What is looked up carries no decay of its own sub-step.
+      const matrix<T> x = X.cwiseProduct(apart_ ? U_ : matrix<T>(U_ - wv_));
+      dD += shifted(x, 1) - x;
+    }
     matrix<T> end = S_;
     advance(end);
     for (index_t i = 0; i < K_; ++i) {
@@ -189,19 +186,12 @@ class column_chunk {
         dD(n_ - 1, j) += x;
       }
     }
-    sum_from_end(dG);
-    sum_from_end(dD);
-    scatter_add(out.g, dG);
-    scatter_add(out.gd, dD);
+    this->scatter_decay(std::move(dG), out.g);
+    this->scatter_decay(std::move(dD), out.gd);
   }
 
-  const head<T> p_;
-  index_t n_, K_, V_, lag_;
-  chunk_decay<T> decay_, value_decay_;
-  value_weighted<T> weighted_;
-  matrix<T> q_, k_, r_, wv_, e_;
-  matrix<T> G_, tail_, D_, Dtail_;
-  matrix<T> L_, P_;
+  matrix<T> P_, Pk_;
+  matrix<T> from_writes_;  // of the right-hand side
   matrix<T> S_, U_;
 };
 
@@ -236,7 +226,7 @@ state_view<T> state_column(state_view<T> S, index_t j) {
 template <class T>
 void columnwise_forward(const head<T>& p, index_t C, rows<T> o,
                         state_view<T> S) {
-  detail::require_chunk(C);
+  detail::require_chunks(p, C);
   const auto make = [](const head<T>& h) { return detail::column_chunk<T>(h); };
   if (!p.mask) return detail::walk_chunks(p, C, make, o, S);
   for (index_t j = 0; j < p.values; ++j) {
@@ -253,7 +243,7 @@ void columnwise_backward(const head<T>& p, index_t C,
                          const head_cotangents<T>& in,
                          const head_gradients<T>& out, rows<T> o = {},
                          state_view<T> S = {}) {
-  detail::require_chunk(C);
+  detail::require_chunks(p, C);
   const auto make = [](const head<T>& h) { return detail::column_chunk<T>(h); };
   if (!p.mask) return detail::walk_chunks_back(p, C, make, in, out, o, S);
   for (index_t j = 0; j < p.values; ++j) {

@@ -16,8 +16,9 @@ namespace carve {
 ///
 ///     b_t = f(x_t + W_up (W_down m_c)),   m_c = mean of o over window c - 1
 ///
-/// with `m_0 = 0`. `x` are the logits in head::b, `f` the activation.
-/// The window is part of the model: another length is another function.
+/// with `m_0 = 0`, for every sub-step of t. `x` are the logits in head::b, `f`
+/// the activation. The window is part of the model: another length is another
+/// function.
 template <class T>
 struct content_gate {
   index_t window = 0;          ///< Lc, tokens per content window
@@ -49,6 +50,16 @@ struct sigmoid_activation {
 };
 
 namespace detail {
+
+/// An integer of at least 0 as an element of the ring, whose integers are made
+/// of `int`: `int(n)` itself cuts 2^32 to 0.
+template <class T>
+T integer(index_t n) {
+  constexpr index_t digit = index_t(1) << 30;
+  if (n < digit) return T(static_cast<int>(n));
+  return integer<T>(n / digit) * T(static_cast<int>(digit)) +
+         T(static_cast<int>(n % digit));
+}
 
 /// Numbers in rows and columns.  Not a `matrix`: nothing is multiplied here,
 /// and batches stay free of Eigen.
@@ -87,7 +98,7 @@ class content_walk {
  public:
   content_walk(const head<T>& p, const content_gate<T>& gate,
                const Solver& solver, const Activation& f)
-      : p_(p), gate_(gate), solver_(solver), f_(f) {
+      : p_(p), gate_(gate), solver_(solver), f_(f), n_(p.substeps) {
     if (gate.window < 1) {
       throw error("window: expected at least 1 token, got ", gate.window);
     }
@@ -98,7 +109,8 @@ class content_walk {
           "other erase gate");
     }
     logits_ = p.b;
-    b_ = grid<T>(p.tokens, p.keys);
+    require_step(p);
+    b_ = grid<T>(p.steps(), p.keys);
     o_ = grid<T>(p.tokens, p.values);
     S_ = grid<T>(p.keys, p.values);
     for (index_t i = 0; i < p.keys && p.S0; ++i) {
@@ -108,7 +120,7 @@ class content_walk {
 
   void forward(bool record) {
     const index_t K = p_.keys, V = p_.values;
-    const T share = T(1) / T(static_cast<int>(gate_.window));
+    const T share = T(1) / integer<T>(gate_.window);
     std::vector<T> mean(V, T(0)), inner(gate_.rank, T(0));
     for (index_t t0 = 0; t0 < p_.tokens; t0 += gate_.window) {
       const index_t n = std::min(gate_.window, p_.tokens - t0);
@@ -119,8 +131,8 @@ class content_walk {
       }
       for (index_t i = 0; i < K; ++i) {
         const T shift = shift_of(i, inner);
-        for (index_t t = t0; t < t0 + n; ++t) {
-          b_(t, i) = f_.value(T(logits_(t, i) + shift));
+        for (index_t m = t0 * n_; m < (t0 + n) * n_; ++m) {
+          b_(m, i) = f_.value(T(logits_(m, i) + shift));
         }
       }
       if (record) records_.push_back({S_, mean, inner});
@@ -137,7 +149,7 @@ class content_walk {
   void backward(const head_cotangents<T>& in, const head_gradients<T>& out,
                 const content_gate_gradients<T>& parameters) {
     const index_t K = p_.keys, V = p_.values;
-    const T share = T(1) / T(static_cast<int>(gate_.window));
+    const T share = T(1) / integer<T>(gate_.window);
     grid<T> dS = grid<T>(K, V);
     for (index_t i = 0; i < K && in.S; ++i) {
       for (index_t j = 0; j < V; ++j) dS(i, j) = in.S(i, j);
@@ -147,7 +159,7 @@ class content_walk {
       const index_t t0 = c * gate_.window;
       const index_t n = std::min(gate_.window, p_.tokens - t0);
       const window_record<T>& past = records_[c];
-      grid<T> dout(n, V), db = grid<T>(n, K);
+      grid<T> dout(n, V), db = grid<T>(n * n_, K);
       for (index_t t = 0; t < n; ++t) {
         for (index_t j = 0; j < V; ++j) {
           dout(t, j) = share * dmean[j];
@@ -155,7 +167,7 @@ class content_walk {
         }
       }
       grid<T> dstart = grid<T>(K, V);
-      head_gradients<T> target = out.segment(t0, dstart.view());
+      head_gradients<T> target = out.segment(t0, dstart.view(), n_);
       target.b = {db.data(), K, 1};
       solver_.backward(segment(t0, n, past.start),
                        {rows<const T>{dout.data(), V, 1}, dS.view()}, target);
@@ -163,10 +175,11 @@ class content_walk {
       std::vector<T> dshift(K, T(0)), dinner(gate_.rank, T(0));
       for (index_t i = 0; i < K; ++i) {
         const T shift = shift_of(i, past.inner);
-        for (index_t t = 0; t < n; ++t) {
-          const T x = logits_(t0 + t, i) + shift;
-          const T dx = db(t, i) * f_.derivative(x, T(b_(t0 + t, i)));
-          if (out.b) out.b(t0 + t, i) += dx;
+        for (index_t s = 0; s < n * n_; ++s) {
+          const index_t m = t0 * n_ + s;
+          const T x = logits_(m, i) + shift;
+          const T dx = db(s, i) * f_.derivative(x, T(b_(m, i)));
+          if (out.b) out.b(m, i) += dx;
           dshift[i] += dx;
         }
         for (index_t m = 0; m < gate_.rank; ++m) {
@@ -212,7 +225,7 @@ class content_walk {
   /// Tokens of one window, their gate in place of the logits.
   head<T> segment(index_t t0, index_t n, const grid<T>& start) const {
     head<T> h = p_.segment(t0, n, start.view());
-    h.b = rows<const T>{b_.data(), p_.keys, 1}.from(t0);
+    h.b = rows<const T>{b_.data(), p_.keys, 1}.from(t0 * n_);
     return h;
   }
 
@@ -220,6 +233,7 @@ class content_walk {
   const content_gate<T>& gate_;
   const Solver& solver_;
   const Activation& f_;
+  index_t n_;  // sub-steps a token
   rows<const T> logits_;
   grid<T> b_, o_, S_;
   std::vector<window_record<T>> records_;

@@ -1,540 +1,199 @@
 /// @file
-/// The recurrence token by token, forward and backward: the definition that
-/// every other solver is held to.
+/// What is right? The recurrence as its equations have it, forward and
+/// backward, over any commutative ring. Every solver is held to it.
 #pragma once
 
-#include <algorithm>
 #include <vector>
 
 #include "carve/head.hpp"
-#include "carve/lanes.hpp"
-#include "carve/scalar.hpp"
+#include "carve/matrix.hpp"
 
 namespace carve {
 
 namespace detail {
 
-/// Value columns do not see each other in the recurrence.  They are walked in
-/// tiles of constant width, whose sums stay in registers.  The width belongs to
-/// the scalar and not to the machine, so neither does any result.
-template <class T>
-inline constexpr index_t tile_columns = 1;
-template <>
-inline constexpr index_t tile_columns<float> = 32;
-template <>
-inline constexpr index_t tile_columns<double> = 32;
-template <>
-inline constexpr index_t tile_columns<double_double> = 16;
-
-/// Row i of a K x V matrix, cut to the columns of one tile.
-template <class T>
-using row = tile<T, tile_columns<T>>;
-
-template <class T>
-using row_array = std::vector<row<T>>;
-
-/// Tokens between two stored states of the backward pass.
-inline constexpr index_t block_tokens = 32;
-
-/// y += alpha * x
-template <class T>
-CARVE_INLINE void add_scaled(row<T>& y, const T& alpha, const row<T>& x) {
-  CARVE_IVDEP
-  for (index_t l = 0; l < tile_columns<T>; ++l) {
-    y[l] = T(y[l]) + alpha * T(x[l]);
+/// A tensor that reads as one number where it is absent.
+template <class View, class T>
+struct or_else {
+  View x;
+  T otherwise;
+  template <class... Index>
+  T operator()(Index... at) const {
+    return x ? T(x(at...)) : otherwise;
   }
+};
+
+/// `x += y` where x is present.
+template <class View, class T, class... Index>
+void add(const View& x, const T& y, Index... at) {
+  if (x) x(at...) += y;
 }
 
-/// y = alpha * x
-template <class T>
-CARVE_INLINE void set_scaled(row<T>& y, const T& alpha, const row<T>& x) {
-  CARVE_IVDEP
-  for (index_t l = 0; l < tile_columns<T>; ++l) y[l] = alpha * T(x[l]);
-}
-
-/// y = x * z, column by column
-template <class T>
-CARVE_INLINE void set_product(row<T>& y, const row<T>& x, const row<T>& z) {
-  CARVE_IVDEP
-  for (index_t l = 0; l < tile_columns<T>; ++l) y[l] = T(x[l]) * T(z[l]);
-}
-
-/// The K-vectors of one token, contiguous; null where absent.
-template <class T>
-struct key_vectors {
-  const T *q, *k, *a, *r;  ///< r: the erase address `b * k`
-};
-
-/// The K-vectors of a run of tokens, fetched once for all columns.
-template <class T>
-class key_block {
- public:
-  key_block(const head<T>& p, index_t tokens)
-      : p_(p),
-        q_(p.q ? tokens * p.keys : 0),
-        k_(tokens * p.keys),
-        a_(p.a ? tokens * p.keys : 0),
-        r_(p.erases ? tokens * p.keys : 0) {}
-
-  void fetch(index_t t0, index_t n) {
-    for (index_t s = 0; s < n; ++s) {
-      for (index_t i = 0; i < p_.keys; ++i) {
-        const index_t at = s * p_.keys + i, t = t0 + s;
-        k_[at] = p_.k(t, i);
-        if (p_.q) q_[at] = p_.q(t, i);
-        if (p_.a) a_[at] = p_.a(t, i);
-        if (p_.erases) r_[at] = p_.b ? p_.b(t, i) * p_.k(t, i) : p_.k(t, i);
-      }
-    }
-  }
-
-  key_vectors<T> operator[](index_t s) const {
-    const index_t at = s * p_.keys;
-    return {p_.q ? &q_[at] : nullptr, &k_[at], p_.a ? &a_[at] : nullptr,
-            p_.erases ? &r_[at] : nullptr};
-  }
-
- private:
-  const head<T>& p_;
-  std::vector<T> q_, k_, a_, r_;
-};
-
-/// The value columns `[first, first + count)` of a head.
-template <class T>
-struct column_range {
-  const head<T>& p;
-  index_t first, count;
-
-  CARVE_INLINE row<T> fetch(const rows<const T>& x, index_t t) const {
-    row<T> y(T(0));
-    for (index_t l = 0; l < count; ++l) y[l] = x(t, first + l);
-    return y;
-  }
-  /// Row i of the full mask.
-  CARVE_INLINE row<T> mask(index_t t, index_t i) const {
-    row<T> y(T(0));
-    for (index_t l = 0; l < count; ++l) y[l] = p.mask(t, i, first + l);
-    return y;
-  }
-  void fetch(const state_view<const T>& x, row<T>* y) const {
-    for (index_t i = 0; i < p.keys && x; ++i) {
-      for (index_t l = 0; l < count; ++l) y[i][l] = x(i, first + l);
-    }
-  }
-  void store(const row<T>* x, const state_view<T>& y) const {
-    for (index_t i = 0; i < p.keys && y; ++i) {
-      for (index_t l = 0; l < count; ++l) y(i, first + l) = x[i][l];
-    }
-  }
-};
-
-/// What a token erased, before the value-axis gate, and what it wrote.
-template <class T>
-struct write_record {
-  row<T> c, u;
-};
-
-/// The recurrence on one tile of columns.  `Plain`: decay and erase act on the
-/// key axis, both are there, and nothing else is; this is decided outside of
-/// the loops over rows.
-template <class T, bool Plain>
-class tile_walk {
- public:
-  explicit tile_walk(const column_range<T>& columns)
-      : p_(columns.p), columns_(columns) {}
-
-  /// Row i of the state, decayed into token t: `a_t[i] S[i,:] * d_t`.
-  CARVE_INLINE void decay(row<T>& y, const row<T>& x, const T* a,
-                          const row<T>& d, index_t i) const {
-    if constexpr (Plain) {
-      set_scaled(y, a[i], x);
-    } else {
-      if (p_.a) {
-        set_scaled(y, a[i], x);
-      } else if (&y != &x) {
-        y = x;
-      }
-      if (p_.d) set_product(y, d, y);
-    }
-  }
-
-  /// From S_{t-1} in `before` to S_t in `S`, which may be the same place.
-  CARVE_INLINE write_record<T> step(index_t t, const key_vectors<T>& x,
-                                    const row<T>* before, row<T>* S) const {
-    const index_t K = p_.keys;
-    row<T> d, c(T(0)), u(T(0));
-    if (!Plain && p_.d) d = columns_.fetch(p_.d, t);
-    for (index_t i = 0; i < K; ++i) {
-      decay(S[i], before[i], x.a, d, i);
-      if (Plain || (p_.erases && !p_.mask)) {
-        add_scaled(c, x.r[i], S[i]);
-      } else if (p_.mask) {
-        row<T> weighted;
-        set_product(weighted, columns_.mask(t, i), S[i]);
-        add_scaled(c, x.r[i], weighted);
-      }
-    }
-    if (p_.v) u = columns_.fetch(p_.v, t);
-    if (p_.v && p_.w) set_product(u, columns_.fetch(p_.w, t), u);
-    if (p_.erases) {
-      row<T> erased = c;
-      if (p_.e) set_product(erased, columns_.fetch(p_.e, t), erased);
-      for (index_t l = 0; l < tile_columns<T>; ++l) {
-        u[l] = T(u[l]) - T(erased[l]);
-      }
-    }
-    for (index_t i = 0; i < K; ++i) add_scaled(S[i], x.k[i], u);
-    return {c, u};
-  }
-
-  /// `o_t = scale * S^T q_t`
-  CARVE_INLINE void read(index_t t, const key_vectors<T>& x, const row<T>* S,
-                         const rows<T>& o) const {
-    row<T> sum(T(0));
-    for (index_t i = 0; i < p_.keys; ++i) add_scaled(sum, x.q[i], S[i]);
-    for (index_t l = 0; l < columns_.count; ++l) {
-      o(t, columns_.first + l) = p_.scale * T(sum[l]);
-    }
-  }
-
-  /// One token in place: state and, where `o` is given, its output.
-  CARVE_INLINE void walk(index_t t, const key_vectors<T>& x, row<T>* S,
-                         const rows<T>& o) const {
-    if (o && p_.read == readout::before) read(t, x, S, o);
-    step(t, x, S, S);
-    if (o && p_.read == readout::after) read(t, x, S, o);
-  }
-
- private:
-  const head<T>& p_;
-  column_range<T> columns_;
-};
-
-/// K sums over the columns of a tile, each left as a few partial sums that are
-/// added up for all rows at once.
-template <class T>
-class row_sums {
- public:
-  explicit row_sums(index_t keys) : keys_(keys), table_(keys * partial) {}
-
-  /// Entry i becomes `sum_l x[l] y[l]`.
-  CARVE_INLINE void set(index_t i, const row<T>& x, const row<T>& y) {
-    row<T> z;
-    set_product(z, x, y);
-    fold<partial>(z);
-    const lanes_view<T> to = table_.view().sub(i * partial);
-    CARVE_IVDEP
-    for (index_t l = 0; l < partial; ++l) to[l] = T(z[l]);
-  }
-
-  /// `y += sums`
-  CARVE_INLINE void add_to(lanes_view<T> y) {
-    const lanes_view<T> x = table_.view();
-    CARVE_IVDEP
-    for (index_t i = 0; i < keys_; ++i) {
-      if constexpr (partial == 4) {
-        y[i] = T(y[i]) + ((T(x[4 * i]) + T(x[4 * i + 1])) +
-                          (T(x[4 * i + 2]) + T(x[4 * i + 3])));
-      } else {
-        y[i] = T(y[i]) + T(x[i]);
-      }
-    }
-  }
-
- private:
-  static constexpr index_t partial = tile_columns<T> == 1 ? 1 : 4;
-
-  index_t keys_;
-  lanes<T> table_;
-};
-
-/// The key-axis gradients of a run of tokens, summed over tiles.
-template <class T>
-struct key_gradients {
-  key_gradients(index_t keys, index_t tokens)
-      : dq(tokens * keys),
-        dk(tokens * keys),
-        dr(tokens * keys),
-        dg(tokens * keys) {}
-
-  /// Adds them to where they belong, and sets them back to zero.
-  void flush(const head<T>& p, const head_gradients<T>& out, index_t t0,
-             index_t n) {
-    for (index_t s = 0; s < n; ++s) {
-      for (index_t i = 0; i < p.keys; ++i) {
-        const index_t at = s * p.keys + i, t = t0 + s;
-        if (out.q) out.q(t, i) += T(dq[at]);
-        if (out.g) out.g(t, i) += T(dg[at]);
-        if (out.k) out.k(t, i) += T(dk[at]);
-        if (!p.erases) continue;
-        const T r = dr[at];
-        if (out.k) out.k(t, i) += p.b ? r * p.b(t, i) : r;
-        if (out.b) out.b(t, i) += r * p.k(t, i);
-      }
-    }
-    for (lanes<T>* x : {&dq, &dk, &dr, &dg}) x->fill(T(0));
-  }
-
-  lanes<T> dq, dk, dr, dg;
-};
-
-/// The reverse walk of one tile of columns.
-template <class T, bool Plain>
-class tile_reverse {
- public:
-  tile_reverse(const column_range<T>& columns, const head_cotangents<T>& in,
-               const head_gradients<T>& out, row_sums<T>* sums)
-      : p_(columns.p),
-        columns_(columns),
-        in_(in),
-        out_(out),
-        forward_(columns),
-        q_(sums[0]),
-        k_(sums[1]),
-        r_(sums[2]),
-        g_(sums[3]) {}
-
-  /// One token back: `dS` turns from the cotangent of S_t into that of S_{t-1}.
-  CARVE_INLINE void step(index_t t, const key_vectors<T>& x,
-                         const row<T>* before, const row<T>* after,
-                         const write_record<T>& past, row<T>* dS) {
-    const index_t K = p_.keys;
-    row<T> dout(T(0)), du(T(0)), d;
-    if (in_.o) set_scaled(dout, p_.scale, columns_.fetch(in_.o, t));
-    if (in_.o && p_.read == readout::after) read_back(x, after, dout, dS);
-    for (index_t i = 0; i < K; ++i) add_scaled(du, x.k[i], dS[i]);
-    const row<T> dc = back_through_write(t, du, past.c);
-    if (!Plain && p_.d) d = columns_.fetch(p_.d, t);
-    row<T> dd(T(0));
-    for (index_t i = 0; i < K; ++i) {
-      row<T> decayed;
-      k_.set(i, dS[i], past.u);
-      forward_.decay(decayed, before[i], x.a, d, i);
-      if (Plain || (p_.erases && !p_.mask)) {
-        r_.set(i, decayed, dc);
-        add_scaled(dS[i], x.r[i], dc);
-      } else if (p_.mask) {
-        row<T> weighted;
-        set_product(weighted, columns_.mask(t, i), dc);
-        r_.set(i, decayed, weighted);
-        add_scaled(dS[i], x.r[i], weighted);
-        mask_back(t, i, x.r[i], dc, decayed);
-      }
-      g_.set(i, dS[i], decayed);
-      if (!Plain && out_.gd) add_product(dd, dS[i], decayed);
-      forward_.decay(dS[i], dS[i], x.a, d, i);
-    }
-    if (!Plain && out_.gd) scatter(out_.gd, t, dd);
-    if (in_.o && p_.read == readout::before) read_back(x, before, dout, dS);
-  }
-
- private:
-  static CARVE_INLINE void add_product(row<T>& y, const row<T>& x,
-                                       const row<T>& z) {
-    CARVE_IVDEP
-    for (index_t l = 0; l < tile_columns<T>; ++l) {
-      y[l] = T(y[l]) + T(x[l]) * T(z[l]);
-    }
-  }
-
-  CARVE_INLINE void scatter(const rows<T>& to, index_t t,
-                            const row<T>& x) const {
-    for (index_t l = 0; l < columns_.count; ++l) {
-      to(t, columns_.first + l) += T(x[l]);
-    }
-  }
-
-  /// Back through `o_t = scale * S^T q_t`.
-  CARVE_INLINE void read_back(const key_vectors<T>& x, const row<T>* S,
-                              const row<T>& dout, row<T>* dS) {
-    for (index_t i = 0; i < p_.keys; ++i) {
-      q_.set(i, S[i], dout);
-      add_scaled(dS[i], x.q[i], dout);
-    }
-  }
-
-  /// Back through `u = w * v - e * c`: the cotangent of c.
-  CARVE_INLINE row<T> back_through_write(index_t t, const row<T>& du,
-                                         const row<T>& c) const {
-    row<T> dc(T(0));
-    for (index_t l = 0; l < columns_.count; ++l) {
-      const index_t j = columns_.first + l;
-      const T x = du[l];
-      if (p_.v && out_.w) out_.w(t, j) += x * p_.v(t, j);
-      if (p_.v && out_.v) out_.v(t, j) += p_.w ? x * p_.w(t, j) : x;
-      if (out_.e) out_.e(t, j) += -(x * T(c[l]));
-      if (p_.erases) dc[l] = p_.e ? -(x * p_.e(t, j)) : -x;
-    }
-    return dc;
-  }
-
-  CARVE_INLINE void mask_back(index_t t, index_t i, const T& r,
-                              const row<T>& dc, const row<T>& decayed) const {
-    for (index_t l = 0; l < columns_.count && out_.mask; ++l) {
-      out_.mask(t, i, columns_.first + l) += r * (T(dc[l]) * T(decayed[l]));
-    }
-  }
-
-  const head<T>& p_;
-  column_range<T> columns_;
-  const head_cotangents<T>& in_;
-  const head_gradients<T>& out_;
-  tile_walk<T, Plain> forward_;
-  row_sums<T>&q_, &k_, &r_, &g_;  // of dq, dk, dr and dg
-};
-
-/// Decay and erase on the key axis, both there, and nothing on other axes.
-template <class T>
-bool is_plain(const head<T>& p) {
-  return p.a && p.erases && !p.d && !p.mask;
-}
-
-template <class T>
-index_t tiles_of(const head<T>& p) {
-  return (p.values + tile_columns<T> - 1) / tile_columns<T>;
-}
-
-template <class T>
-column_range<T> tile_of(const head<T>& p, index_t n) {
-  const index_t first = n * tile_columns<T>;
-  return {p, first, std::min(tile_columns<T>, p.values - first)};
-}
-
-template <bool Plain, class T>
-CARVE_INLINE void walk_forward(const head<T>& p, const rows<T>& o,
-                               const state_view<T>& S) {
-  const index_t K = p.keys, tiles = tiles_of(p);
-  row_array<T> state(tiles * K, row<T>(T(0)));
-  for (index_t n = 0; n < tiles; ++n) tile_of(p, n).fetch(p.S0, &state[n * K]);
-  key_block<T> keys(p, std::min(block_tokens, p.tokens));
-  for (index_t t0 = 0; t0 < p.tokens; t0 += block_tokens) {
-    const index_t count = std::min(block_tokens, p.tokens - t0);
-    keys.fetch(t0, count);
-    for (index_t n = 0; n < tiles; ++n) {
-      const tile_walk<T, Plain> tile(tile_of(p, n));
-      for (index_t s = 0; s < count; ++s) {
-        tile.walk(t0 + s, keys[s], &state[n * K], o);
-      }
-    }
-  }
-  for (index_t n = 0; n < tiles; ++n) tile_of(p, n).store(&state[n * K], S);
-}
-
-template <bool Plain, class T>
-CARVE_INLINE void walk_backward(const head<T>& p, const head_cotangents<T>& in,
-                                const head_gradients<T>& out, const rows<T>& o,
-                                const state_view<T>& S) {
-  const index_t K = p.keys, tiles = tiles_of(p);
-  const index_t blocks = (p.tokens + block_tokens - 1) / block_tokens;
-  const index_t most = std::min(block_tokens, p.tokens);
-  const index_t size = tiles * K;
-  // The state at the start of each block, and the final one.
-  row_array<T> starts((blocks + 1) * size, row<T>(T(0)));
-  for (index_t n = 0; n < tiles; ++n) tile_of(p, n).fetch(p.S0, &starts[n * K]);
-  key_block<T> keys(p, most);
-  for (index_t block = 0; block < blocks; ++block) {
-    const index_t t0 = block * block_tokens;
-    const index_t count = std::min(block_tokens, p.tokens - t0);
-    keys.fetch(t0, count);
-    for (index_t n = 0; n < tiles; ++n) {
-      const tile_walk<T, Plain> tile(tile_of(p, n));
-      const row<T>* const from = &starts[block * size + n * K];
-      row<T>* const to = &starts[(block + 1) * size + n * K];
-      std::copy(from, from + K, to);
-      for (index_t s = 0; s < count; ++s) tile.walk(t0 + s, keys[s], to, o);
-    }
-  }
-  row_array<T> dS(size, row<T>(T(0)));
-  for (index_t n = 0; n < tiles; ++n) {
-    tile_of(p, n).store(&starts[blocks * size + n * K], S);
-    tile_of(p, n).fetch(in.S, &dS[n * K]);
-  }
-  row_array<T> states((most + 1) * K);
-  std::vector<write_record<T>> past(most);
-  key_gradients<T> sums(K, most);
-  row_sums<T> rows_of_tile[] = {row_sums<T>(K), row_sums<T>(K), row_sums<T>(K),
-                                row_sums<T>(K)};
-  for (index_t block = blocks; block-- > 0;) {
-    const index_t t0 = block * block_tokens;
-    const index_t count = std::min(block_tokens, p.tokens - t0);
-    keys.fetch(t0, count);
-    for (index_t n = 0; n < tiles; ++n) {
-      const tile_walk<T, Plain> tile(tile_of(p, n));
-      const row<T>* const from = &starts[block * size + n * K];
-      std::copy(from, from + K, states.begin());
-      for (index_t s = 0; s < count; ++s) {
-        past[s] =
-            tile.step(t0 + s, keys[s], &states[s * K], &states[(s + 1) * K]);
-      }
-      tile_reverse<T, Plain> reverse(tile_of(p, n), in, out, rows_of_tile);
-      for (index_t s = count; s-- > 0;) {
-        reverse.step(t0 + s, keys[s], &states[s * K], &states[(s + 1) * K],
-                     past[s], &dS[n * K]);
-        if (in.o) rows_of_tile[0].add_to(sums.dq.view().sub(s * K));
-        rows_of_tile[1].add_to(sums.dk.view().sub(s * K));
-        if (p.erases) rows_of_tile[2].add_to(sums.dr.view().sub(s * K));
-        rows_of_tile[3].add_to(sums.dg.view().sub(s * K));
-      }
-    }
-    sums.flush(p, out, t0, count);
-  }
-  for (index_t n = 0; n < tiles && out.S0; ++n) {
-    const column_range<T> columns = tile_of(p, n);
-    for (index_t i = 0; i < K; ++i) {
-      for (index_t l = 0; l < columns.count; ++l) {
-        out.S0(i, columns.first + l) += T(dS[n * K + i][l]);
-      }
-    }
+/// `f(i, j)` for every key channel i and value channel j.
+template <class F>
+void for_each(index_t K, index_t V, F&& f) {
+  for (index_t i = 0; i < K; ++i) {
+    for (index_t j = 0; j < V; ++j) f(i, j);
   }
 }
 
 }  // namespace detail
 
-/// Forward, token by token.
-///
-/// @param[in] p   the head; see head for shapes and the equations.
-/// @param[out] o  outputs `[T,V]`, or a null view when only the state is
-///                wanted.
-/// @param[out] S  final state `[K,V]`, or a null view.
-///
-/// Work `3 to 4 T K V` multiply-adds; memory one slice of the state.
-/// Source: the recurrences of arXiv 2412.06464, 2510.26692, 2605.22791 and
-/// 2606.27229, which differ only in the axis of their gates.
+/// What one sub-step leaves for the way back: the state before it, S~, the
+/// state after it, `c = X^T r`, and what is written along k.
 template <class T>
-void recurrent_forward(const head<T>& p, rows<T> o, state_view<T> S) {
-  if (detail::is_plain(p)) return detail::walk_forward<true>(p, o, S);
-  detail::walk_forward<false>(p, o, S);
+struct step_record {
+  matrix<T> before, decayed, after;
+  std::vector<T> c, u;
+};
+
+/// Forward: outputs `[T,V]` and final state `[K,V]`; a null view is skipped.
+///
+///     S~_t = diag(a_t) S_{t-1} diag(d_t)      r_t = b_t * k_t, y_t = k_t
+///     c_t  = X^T r_t,  X = S~_t               where they are not given
+///     S_t  = S~_t + k_t (w_t * v_t)^T - y_t (e_t * c_t)^T
+///     o_t  = scale * S_t^T q_t
+///
+/// Of a token with n sub-steps the first decays and the last is read. With a
+/// full mask `c_t[j] = sum_i r_i E_ij X_ij`; see head for the other choices.
+/// @throws carve::error  as require_step does.
+/// Source: arXiv 2412.06464, 2510.26692, 2605.22791, 2606.27229, 2506.02475,
+/// 2503.14456, 2502.10297.
+template <class T>
+void definition_forward(const head<T>& p, rows<T> o, state_view<T> S_end,
+                        std::vector<step_record<T>>* past = nullptr) {
+  using detail::for_each, detail::or_else;
+  require_step(p);
+  const T zero(0), one(1);
+  const or_else a{p.a, one}, d{p.d, one}, e{p.e, one}, w{p.w, one};
+  const or_else E{p.mask, one}, v{p.v, zero}, S0{p.S0, zero};
+  const index_t K = p.keys, V = p.values, n = p.substeps;
+  matrix<T> S(K, V);
+  for_each(K, V, [&](index_t i, index_t j) { S(i, j) = S0(i, j); });
+  const auto read = [&](index_t t) {
+    std::vector<T> sum(V, zero);
+    for_each(K, V, [&](auto i, auto j) { sum[j] += p.q(t, i) * S(i, j); });
+    for (index_t j = 0; j < V; ++j) o(t, j) = p.scale * sum[j];
+  };
+  for (index_t m = 0; m < p.steps(); ++m) {
+    const index_t t = m / n;
+    const bool first = m % n == 0, last = m % n == n - 1;
+    if (o && first && p.read == readout::before) read(t);
+    const matrix<T> before = S;
+    if (first) {
+      for_each(K, V, [&](auto i, auto j) {
+        S(i, j) = d(t, j) * T(a(t, i) * S(i, j));
+      });
+    }
+    const matrix<T> decayed = S;
+    const matrix<T>& X =
+        p.erase_reads == erase_order::before_decay ? before : decayed;
+    std::vector<T> c(V, zero), u(V, zero);
+    for_each(p.erases ? K : 0, V, [&](auto i, auto j) {
+      c[j] += p.address(m, i) * T(E(m, i, j) * X(i, j));
+    });
+    for (index_t j = 0; j < V; ++j) {
+      u[j] = w(m, j) * v(m, j);
+      if (!p.y) u[j] = u[j] - e(m, j) * c[j];  // both along k
+    }
+    for_each(K, V, [&](auto i, auto j) {
+      S(i, j) += p.k(m, i) * u[j];
+      if (p.y) S(i, j) -= p.y(m, i) * T(e(m, j) * c[j]);
+    });
+    if (o && last && p.read == readout::after) read(t);
+    if (past) past->push_back({before, decayed, S, c, u});
+  }
+  for_each(S_end ? K : 0, V, [&](auto i, auto j) { S_end(i, j) = S(i, j); });
 }
 
-/// Forward and backward, token by token.
-///
-/// @param[in] p     the head.
-/// @param[in] in    cotangents of outputs and final state.
-/// @param[in] out   gradients, accumulated into with `+=`.
-/// @param[out] o    outputs `[T,V]`, or a null view.
-/// @param[out] S    final state `[K,V]`, or a null view.
-///
-/// With `dS` the running cotangent of `S_t` and `c_t = S~_t^T r_t`:
+/// Forward and backward; gradients are accumulated into `out`. With `dS` the
+/// running cotangent of `S_t`, from the last token to the first:
 ///
 ///     dq_t = scale * S_t do_t        dS += scale * q_t do_t^T
-///     du_t = dS^T k_t                dk_t = dS u_t
-///     dw_t = du_t * v_t              dv_t = du_t * w_t
-///     de_t = -du_t * c_t             dc_t = -du_t * e_t
-///     dS~  = dS + r_t dc_t^T         dr_t = S~_t dc_t
-///     db_t = dr_t * k_t              dk_t += dr_t * b_t
+///     dx_t = dS^T k_t                dk_t = dS (w_t * v_t)
+///     dw_t = dx_t * v_t              dv_t = dx_t * w_t
+///     dz_t = -dS^T y_t               dy_t = -dS (e_t * c_t)
+///     de_t = dz_t * c_t              dc_t = dz_t * e_t
+///     dX   = r_t dc_t^T              dr_t = X dc_t
+///     dS~  = dS + dX if X = S~_t     db_t = dr_t * k_t, dk_t += dr_t * b_t
 ///     dg_t = rowsum(dS~ * S~_t)      (value axis: the column sum)
-///     dS   = diag(a_t) dS~ diag(d_t)
+///     dS   = diag(a_t) dS~ diag(d_t) + dX if X = S_{t-1}
 ///
-/// States are stored at every 32nd token and recomputed in between; no array
-/// of the size `T K V` is ever formed.
+/// Where y is not given, dy goes to dk. Parameters as in definition_forward.
 template <class T>
-void recurrent_backward(const head<T>& p, const head_cotangents<T>& in,
-                        const head_gradients<T>& out, rows<T> o = {},
-                        state_view<T> S = {}) {
-  if (detail::is_plain(p)) {
-    return detail::walk_backward<true>(p, in, out, o, S);
+void definition_backward(const head<T>& p, const head_cotangents<T>& in,
+                         const head_gradients<T>& out, rows<T> o = {},
+                         state_view<T> S_end = {}) {
+  using detail::add, detail::for_each, detail::or_else;
+  const T zero(0), one(1);
+  const or_else a{p.a, one}, d{p.d, one}, b{p.b, one}, e{p.e, one};
+  const or_else w{p.w, one}, E{p.mask, one}, dS_end{in.S, zero};
+  const index_t K = p.keys, V = p.values, n = p.substeps;
+  std::vector<step_record<T>> past;
+  definition_forward(p, o, S_end, &past);
+  matrix<T> dS(K, V);
+  for_each(K, V, [&](auto i, auto j) { dS(i, j) = dS_end(i, j); });
+  const auto read_back = [&](index_t t, const matrix<T>& S) {
+    std::vector<T> dq(K, zero);
+    for_each(K, V, [&](auto i, auto j) {
+      const T x = p.scale * in.o(t, j);
+      dq[i] += S(i, j) * x;
+      dS(i, j) += p.q(t, i) * x;
+    });
+    for (index_t i = 0; i < K; ++i) add(out.q, dq[i], t, i);
+  };
+  for (index_t m = p.steps(); m-- > 0;) {
+    const auto& [before, decayed, after, c, u] = past[m];
+    const index_t t = m / n;
+    const bool first = m % n == 0, last = m % n == n - 1;
+    const bool stored = p.erase_reads == erase_order::before_decay;
+    const matrix<T>& X = stored ? before : decayed;
+    if (in.o && last && p.read == readout::after) read_back(t, after);
+    std::vector<T> dx(V, zero), dz(V, zero), dc(V, zero);
+    std::vector<T> dk(K, zero), dy(K, zero), dr(K, zero);
+    for_each(K, V, [&](auto i, auto j) {
+      dx[j] += p.k(m, i) * dS(i, j);
+      if (p.y) dz[j] -= p.y(m, i) * dS(i, j);
+      dk[i] += dS(i, j) * u[j];
+      if (p.y) dy[i] -= dS(i, j) * T(e(m, j) * c[j]);
+    });
+    for (index_t j = 0; j < V; ++j) {
+      if (!p.y) dz[j] = -dx[j];
+      dc[j] = dz[j] * e(m, j);
+      if (p.v) add(out.w, T(dx[j] * p.v(m, j)), m, j);
+      if (p.v) add(out.v, T(dx[j] * w(m, j)), m, j);
+      add(out.e, T(dz[j] * c[j]), m, j);
+    }
+    const auto look_back = [&](auto i, auto j) {
+      const T r = p.address(m, i), x = E(m, i, j) * dc[j];
+      dr[i] += X(i, j) * x;
+      dS(i, j) += r * x;
+      add(out.mask, T(r * T(dc[j] * X(i, j))), m, i, j);
+    };
+    if (p.erases && !stored) for_each(K, V, look_back);
+    if (first) {
+      std::vector<T> dg(K, zero), dgd(V, zero);
+      for_each(K, V, [&](auto i, auto j) {
+        const T x = dS(i, j) * decayed(i, j);
+        dg[i] += x, dgd[j] += x;
+        dS(i, j) = d(t, j) * T(a(t, i) * dS(i, j));
+      });
+      for (index_t i = 0; i < K; ++i) add(out.g, dg[i], t, i);
+      for (index_t j = 0; j < V; ++j) add(out.gd, dgd[j], t, j);
+    }
+    if (p.erases && stored) for_each(K, V, look_back);
+    for (index_t i = 0; i < K; ++i) {
+      add(out.k, dk[i], m, i);
+      add(p.y ? out.y : rows<T>{}, dy[i], m, i);
+      if (!p.erases) continue;
+      add(out.r, dr[i], m, i);
+      if (p.r) continue;
+      add(out.k, T(dr[i] * b(m, i)), m, i);
+      add(out.b, T(dr[i] * p.k(m, i)), m, i);
+    }
+    if (in.o && first && p.read == readout::before) read_back(t, before);
   }
-  detail::walk_backward<false>(p, in, out, o, S);
+  for_each(K, V, [&](auto i, auto j) { add(out.S0, dS(i, j), i, j); });
 }
 
 }  // namespace carve

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "carve/head.hpp"
-#include "carve/recurrence.hpp"
+#include "carve/tiled_walk.hpp"
 
 namespace carve {
 

@@ -7,7 +7,7 @@
 
 #include "carve/dispatch.hpp"
 #include "carve/double_double.hpp"
-#include "carve/recurrence.hpp"
+#include "carve/tiled_walk.hpp"
 
 namespace carve {
 

@@ -3,16 +3,19 @@
 /// compose (context parallelism, split sequences).
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "carve/head.hpp"
-#include "carve/recurrence.hpp"
-#include "carve/triangular.hpp"
+#include "carve/matrix.hpp"
+#include "carve/tiled_walk.hpp"
 
 namespace carve {
 
 /// The map `S_j -> D_j A_j S_j + B_j` of the state's value columns j. Where
-/// erase does not vary along the value axis one A `[K,K]` serves all columns.
+/// erase does not vary along the value axis one A `[K,K]` serves all columns;
+/// so it does not where the erase looks before a value-axis decay, which then
+/// is part of A.
 template <class T>
 struct segment_map {
   std::vector<matrix<T>> A;  ///< one, or one per value channel; each [K,K]
@@ -61,16 +64,20 @@ segment_map<T> segment_of(const head<T>& p) {
   map.B = matrix<T>(K, V);
   recurrent_forward(zero_start, rows<T>{}, state_view<T>{map.B.data(), V, 1});
   map.D.assign(V, T(1));
-  for (index_t j = 0; j < V && p.d; ++j) {
+  const bool d_in_A =
+      p.d && p.erases && p.erase_reads == erase_order::before_decay;
+  for (index_t j = 0; j < V && p.d && !d_in_A; ++j) {
     for (index_t t = 0; t < p.tokens; ++t) map.D[j] = p.d(t, j) * map.D[j];
   }
   // A is what a head that writes nothing makes of the identity.
   const matrix<T> one = matrix<T>::Identity(K, K);
-  const bool columns = p.erases && (p.e || p.mask);
+  const bool columns = p.erases && (p.e || p.mask || d_in_A);
   for (index_t j = 0; j < (columns ? V : 1); ++j) {
     head<T> h = p;
     h.values = K;
-    h.v = {}, h.w = {}, h.d = {};
+    h.v = {}, h.w = {};
+    h.d = d_in_A ? p.d.from_channel(j) : rows<const T>{};
+    h.d.channel = 0;
     h.e = p.e.from_channel(j);
     h.e.channel = 0;
     if (p.mask) h.b = p.mask.column(j);

@@ -1,14 +1,34 @@
 /// @file
-/// The three solvers behind one interface, for whoever walks a sequence in
+/// The solvers behind one interface, for whoever walks a sequence in
 /// pieces: batches, content windows, segments.
 #pragma once
 
 #include "carve/chunked.hpp"
 #include "carve/columnwise.hpp"
 #include "carve/head.hpp"
+#include "carve/recurrence.hpp"
 #include "carve/recurrent_solver.hpp"
 
 namespace carve {
+
+/// The definition: definition_forward and definition_backward. It keeps every
+/// state on the way back and is slow; recurrent_solver gives the same numbers.
+struct definition_solver {
+  /// One head: outputs `[T,V]` and final state `[K,V]`; in `backward` gradients
+  /// as well, and the two may be null views.
+  ///@{
+  template <class T>
+  void forward(const head<T>& p, rows<T> o, state_view<T> S) const {
+    definition_forward(p, o, S);
+  }
+  template <class T>
+  void backward(const head<T>& p, const head_cotangents<T>& in,
+                const head_gradients<T>& out, rows<T> o = {},
+                state_view<T> S = {}) const {
+    definition_backward(p, in, out, o, S);
+  }
+  ///@}
+};
 
 /// Chunked WY form: chunked_forward and chunked_backward.
 template <class Policy = exact_policy>

@@ -3,18 +3,12 @@
 /// lower, in the three ways that kernels use.
 #pragma once
 
-#include <Eigen/Core>
 #include <algorithm>
-#include <vector>
 
-#include "carve/head.hpp"
+#include "carve/index.hpp"
+#include "carve/matrix.hpp"
 
 namespace carve {
-
-/// Dense row-major matrix over any scalar.
-template <class T>
-using matrix =
-    Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 /// Rounds nothing: the arithmetic of the scalar itself.
 struct no_rounding {

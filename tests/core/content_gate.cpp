@@ -34,8 +34,76 @@ struct quadratic {
 
 }  // namespace
 
+TEST_CASE("a content gate beside another erase gate is refused") {
+  const head_shape s{2, 2, 2};
+  std::mt19937_64 random(17);
+  const auto draw = [&] { return field::uniform(random); };
+  const std::vector<field> zeros(4, field(0));
+  const carve::content_gate<field> gate{
+      1, 2, {zeros.data(), 2, 1}, {zeros.data(), 2, 1}};
+  const auto refused = [&](const carve::head<field>& p, const char* why) {
+    REQUIRE_THROWS_WITH(carve::content_forward(
+                            p, gate, recurrent_solver{}, carve::rows<field>{},
+                            carve::state_view<field>{}, quadratic{}),
+                        why);
+  };
+  const char* const other =
+      "content gate: expected logits of a key-axis erase gate and no other "
+      "erase gate";
+  const auto x = fill<field>(s, erase::value, draw);
+  auto p = head_of(x, s, carve::readout::after);
+  refused(p, other);
+  p.e = {};
+  p.mask = {x.S0.data(), 0, s.V, 1};
+  refused(p, other);
+  p.mask = {};
+  p.r = p.k;
+  refused(p, "r: expected no erase gate b beside a given erase address");
+  p.r = {};
+  p.erases = false;
+  refused(p, other);
+}
+
+TEST_CASE("a window may be longer than an int counts") {
+  // Of one window only the first counts, so any length beyond T is the same.
+  const head_shape s{3, 2, 2};
+  std::mt19937_64 random(17);
+  const auto draw = [&] { return field::uniform(random); };
+  const auto x = fill<field>(s, erase::key, draw);
+  const std::vector<field> some{draw(), draw(), draw(), draw()};
+  const auto p = head_of(x, s, carve::readout::after);
+  const auto run = [&](carve::index_t window) {
+    const carve::content_gate<field> gate{
+        window, 2, {some.data(), 2, 1}, {some.data(), 2, 1}};
+    auto g = fill<field>(s, erase::key, [] { return field(0); });
+    std::vector<field> up(4), down(4);
+    const std::vector<field> dO(6, field(1));
+    carve::content_backward(p, gate, recurrent_solver{},
+                            {rows_of<const field>(dO, 2), {}},
+                            gradients_of(g, s),
+                            carve::content_gate_gradients<field>{
+                                {up.data(), 2, 1}, {down.data(), 2, 1}},
+                            {}, {}, quadratic{});
+    return g;
+  };
+  const auto expected = run(3);
+  REQUIRE(run(carve::index_t(1) << 32) == expected);
+  REQUIRE(run((carve::index_t(1) << 31) + 1) == expected);
+}
+
+TEST_CASE("the length of a window is counted whole in any ring") {
+  // 2^61 - 1 is the field's zero.
+  REQUIRE(carve::detail::integer<field>((carve::index_t(1) << 61) - 1) ==
+          field(0));
+  REQUIRE(carve::detail::integer<double>((carve::index_t(1) << 40) + 3) ==
+          1099511627779.0);
+}
+
 TEST_CASE("the way back through the gate is its derivative, over a field") {
-  const head_shape s{7, 2, 3};
+  // With two sub-steps a token too, erased along a direction of its own.
+  const carve::index_t n = GENERATE(1, 2);
+  const given step{false, n == 2, carve::erase_order::after_decay};
+  const head_shape s{7, 2, 3, n};
   const carve::index_t window = 3, rank = 2;
   std::mt19937_64 random(17);
   const auto draw = [&] { return field::uniform(random); };
@@ -44,7 +112,7 @@ TEST_CASE("the way back through the gate is its derivative, over a field") {
     for (carve::index_t i = 0; i < n; ++i) x.push_back(draw());
     return x;
   };
-  const auto x = fill<field>(s, erase::key, draw);
+  const auto x = fill<field>(s, erase::key, draw, step);
   const auto down = some(rank * s.V), up = some(s.K * rank);
   const auto dO = some(s.T * s.V), dS = some(s.K * s.V);
   const carve::content_gate<field> gate{
@@ -54,7 +122,8 @@ TEST_CASE("the way back through the gate is its derivative, over a field") {
                                          state_of<const field>(dS, s)};
 
   const auto back = [&](const auto& solver) {
-    auto g = fill<field>(s, erase::key, [] { return field(0); });
+    auto g = fill<field>(
+        s, erase::key, [] { return field(0); }, step);
     std::vector<field> parameters(down.size() + up.size());
     carve::content_backward(p, gate, solver, in, gradients_of(g, s),
                             carve::content_gate_gradients<field>{
@@ -83,7 +152,8 @@ TEST_CASE("the way back through the gate is its derivative, over a field") {
   y.q = lift(x.q, g.q, false), y.k = lift(x.k, g.k, false);
   y.v = lift(x.v, g.v, false), y.a = lift(x.a, g.a, true);
   y.d = lift(x.d, g.d, true), y.b = lift(x.b, g.b, false);
-  y.w = lift(x.w, g.w, false), y.S0 = lift(x.S0, g.S0, false);
+  y.w = lift(x.w, g.w, false), y.y = lift(x.y, g.y, false);
+  y.S0 = lift(x.S0, g.S0, false);
   const auto split = parameters.begin() + static_cast<long>(down.size());
   const auto ddown = lift(down, {parameters.begin(), split}, false);
   const auto dup = lift(up, {split, parameters.end()}, false);

@@ -17,11 +17,15 @@ using field = carve::prime_61;
 }  // namespace
 
 TEST_CASE("a sequence split anywhere has the map of its parts composed") {
-  const erase along = GENERATE(erase::key, erase::value, erase::mask);
-  const head_shape s{7, 3, 4};
+  const auto [along, step, n] = GENERATE(from_range(every_step()));
+  const bool value_decay = GENERATE(true, false);
+  const head_shape s{5, 3, 4, n};
   std::mt19937_64 random(3);
-  const auto x = fill<field>(s, along, [&] { return field::uniform(random); });
-  const auto p = head_of(x, s, readout::after);
+  auto x = fill<field>(
+      s, along, [&] { return field::uniform(random); }, step);
+  if (!value_decay) x.d.clear();
+  auto p = head_of(x, s, readout::after);
+  p.erase_reads = step.erase_reads;
   matrix<field> start(s.K, s.V), end(s.K, s.V);
   for (carve::index_t i = 0; i < s.K * s.V; ++i) start.data()[i] = x.S0[i];
   carve::recurrent_forward(p, carve::rows<field>{},
@@ -32,4 +36,20 @@ TEST_CASE("a sequence split anywhere has the map of its parts composed") {
     const auto second = carve::segment_of(p.segment(cut, s.T - cut, {}));
     REQUIRE(carve::compose(second, first)(start) == end);
   }
+}
+
+TEST_CASE("a map shared by the columns composes with one map a column") {
+  const head_shape s{6, 3, 4};
+  std::mt19937_64 random(3);
+  auto x = fill<field>(s, erase::value, [&] { return field::uniform(random); });
+  auto p = head_of(x, s, readout::after);
+  const auto own = carve::segment_of(p.segment(0, 3, {}));
+  p.e = {};
+  const auto shared = carve::segment_of(p.segment(3, 3, {}));
+  REQUIRE(own.A.size() == 4);
+  REQUIRE(shared.A.size() == 1);
+  matrix<field> start(s.K, s.V);
+  for (carve::index_t i = 0; i < s.K * s.V; ++i) start.data()[i] = x.S0[i];
+  REQUIRE(carve::compose(shared, own)(start) == shared(own(start)));
+  REQUIRE(carve::compose(own, shared)(start) == own(shared(start)));
 }
