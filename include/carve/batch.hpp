@@ -56,6 +56,12 @@ class batch {
       }
       scale_ = *p.scale;
     }
+    if (row().address == erase_address::gated_p) {
+      x_.r = times_gate(x_.p, erase_gate(x_));
+    }
+    if (row().direction == erase_direction::gated_address) {
+      x_.y = times_gate(x_.r, erase_gate(x_));
+    }
   }
 
   /// The sizes that check() found.
@@ -71,11 +77,13 @@ class batch {
     h.a = view<const T>(p_.linear_decay ? x_.g : a_, n, hv);
     h.d = view<const T>(p_.linear_decay ? x_.gd : d_, n, hv);
     if (!p_.linear_decay) h.g = view<const T>(x_.g, n, hv);
-    h.b = view<const T>(info(p_.family).tied ? x_.beta : x_.b, n, hv);
-    h.w = view<const T>(info(p_.family).tied ? x_.beta : x_.w, n, hv);
+    h.r = view<const T>(x_.r, n, hv), h.y = view<const T>(x_.y, n, hv);
+    if (!h.r) h.b = view<const T>(erase_gate(x_), n, hv);
+    h.w = view<const T>(row().tied ? x_.beta : x_.w, n, hv);
     h.e = view<const T>(x_.e, n, hv);
     h.mask = mask_view<const T>(x_.E, n, hv);
-    h.erases = info(p_.family).erases();
+    h.erases = row().erases();
+    h.erase_reads = p_.erase_reads.value_or(row().erase_reads);
     h.S0 = states<const T>(x_.initial_state, n, hv);
     h.scale = scale_;
     h.read = p_.read;
@@ -88,8 +96,9 @@ class batch {
     h.q = view<T>(to.q, n, hv), h.k = view<T>(to.k, n, hv);
     h.v = view<T>(to.v, n, hv), h.g = view<T>(to.g, n, hv);
     h.gd = view<T>(to.gd, n, hv), h.e = view<T>(to.e, n, hv);
-    h.b = view<T>(info(p_.family).tied ? to.beta : to.b, n, hv);
-    h.w = view<T>(info(p_.family).tied ? to.beta : to.w, n, hv);
+    h.r = view<T>(to.r, n, hv), h.y = view<T>(to.y, n, hv);
+    if (!x_.r.present()) h.b = view<T>(erase_gate(to), n, hv);
+    h.w = view<T>(row().tied ? to.beta : to.w, n, hv);
     h.mask = mask_view<T>(to.E, n, hv);
     h.S0 = states<T>(to.initial_state, n, hv);
     return h;
@@ -138,8 +147,27 @@ class batch {
   }
   ///@}
 
+  /// Zeros for the gradient of each tensor of the problem, and of the address
+  /// and the direction that are made of others.
+  tensors<T> zero_gradients() const {
+    tensors<T> d;
+    for (const auto& m : tensors<T>::members()) {
+      const tensor<T>& x = (p_.in.*m.at).present() ? p_.in.*m.at : x_.*m.at;
+      if (x.present()) d.*m.at = tensor<T>(x.shape);
+    }
+    return d;
+  }
+
   /// Cotangents of the raw inputs from those of the activated ones.
   void activations_back(tensors<T>& d) const {
+    if (row().direction == erase_direction::gated_address) {
+      times_gate_back(x_.r, erase_gate(x_), d.y, d.r, erase_gate(d));
+      d.y = {};
+    }
+    if (row().address == erase_address::gated_p) {
+      times_gate_back(x_.p, erase_gate(x_), d.r, d.p, erase_gate(d));
+      d.r = {};
+    }
     if constexpr (scalar_traits<T>::is_real) {
       const activations& act = p_.act;
       const tensors<T>& raw = p_.in;
@@ -158,6 +186,52 @@ class batch {
   }
 
  private:
+  const family_info& row() const { return info(p_.family); }
+
+  /// beta or b.
+  template <class Tensors>
+  auto& erase_gate(Tensors& x) const {
+    return row().tied ? x.beta : x.b;
+  }
+
+  /// Elements that meet in a product of a tensor [B,T,HV,K] and a gate, each of
+  /// which may have H heads and the gate no channels: calls `visit` with the
+  /// places in the product, the tensor and the gate.
+  template <class Visit>
+  void each_product(const tensor<T>& x, const tensor<T>& gate,
+                    const Visit& visit) const {
+    const index_t tokens = n_.B * n_.T, group = n_.HV / n_.H;
+    const auto head_in = [&](const tensor<T>& y, index_t t, index_t hv) {
+      return t * y.dim(2) + (y.dim(2) == n_.HV ? hv : hv / group);
+    };
+    for (index_t t = 0; t < tokens; ++t) {
+      for (index_t hv = 0; hv < n_.HV; ++hv) {
+        const index_t from = head_in(x, t, hv) * n_.K, g = head_in(gate, t, hv);
+        for (index_t i = 0; i < n_.K; ++i) {
+          visit(static_cast<std::size_t>((t * n_.HV + hv) * n_.K + i),
+                static_cast<std::size_t>(from + i),
+                static_cast<std::size_t>(gate.rank() == 4 ? g * n_.K + i : g));
+        }
+      }
+    }
+  }
+
+  tensor<T> times_gate(const tensor<T>& x, const tensor<T>& gate) const {
+    tensor<T> y({n_.B, n_.T, n_.HV, n_.K});
+    each_product(x, gate, [&](std::size_t m, std::size_t i, std::size_t j) {
+      y.data[m] = gate.data[j] * x.data[i];
+    });
+    return y;
+  }
+  void times_gate_back(const tensor<T>& x, const tensor<T>& gate,
+                       const tensor<T>& dy, tensor<T>& dx,
+                       tensor<T>& dgate) const {
+    each_product(x, gate, [&](std::size_t m, std::size_t i, std::size_t j) {
+      dx.data[i] += gate.data[j] * dy.data[m];
+      dgate.data[j] += x.data[i] * dy.data[m];
+    });
+  }
+
   /// `exp(g)`; in double-double it costs as much as a few tokens' updates.
   static tensor<T> exponential(const tensor<T>& g, const run_options& run) {
     if (!g.present()) return {};
@@ -234,11 +308,7 @@ gradient_result<T> backward(const problem<T>& p, const outputs<T>& cotangents,
     detail::expect_shape("d" + std::string(m.name), cotangents.*m.at,
                          {(r.out.*m.at).shape}, " like " + std::string(m.name));
   }
-  for (const auto& m : tensors<T>::members()) {
-    if ((p.in.*m.at).present()) {
-      r.gradients.*m.at = tensor<T>((p.in.*m.at).shape);
-    }
-  }
+  r.gradients = heads.zero_gradients();
   const auto walk_back = [&](index_t s, index_t hv) {
     const head<T> h = heads.head_of(s, hv);
     tensors<T>& d = r.gradients;

@@ -24,6 +24,8 @@ enum class family {
   value_erase,
   full_erase,
   carve,
+  dplr,
+  rwkv7,
 };
 
 /// Along what a gate varies within a head.
@@ -171,6 +173,25 @@ inline constexpr std::array families{
                 .write = axis::head,
                 .content_gate = true,
                 .source = "arXiv 2606.27229"},
+    family_info{.id = family::dplr,
+                .name = "dplr",
+                .title = "DPLR",
+                .aliases = "diagonal_plus_low_rank",
+                .decay = axis::key,
+                .address = erase_address::given,
+                .direction = erase_direction::given,
+                .erase_reads = erase_order::before_decay,
+                .source = "arXiv 2503.14456"},
+    family_info{.id = family::rwkv7,
+                .name = "rwkv7",
+                .title = "RWKV-7",
+                .aliases = "rwkv_7 goose",
+                .decay = axis::key,
+                .erase = axis::key,
+                .address = erase_address::given,
+                .direction = erase_direction::gated_address,
+                .erase_reads = erase_order::before_decay,
+                .source = "arXiv 2503.14456"},
 };
 
 /// The table's row of one member.

@@ -40,7 +40,9 @@ struct problem {
   std::vector<std::int64_t> cu_seqlens;
   std::optional<T> scale;         ///< of the read-out; absent: `1 / sqrt(K)`
   readout read = readout::after;  ///< which state o_t reads
-  bool state_v_first = false;     ///< states are [N,HV,V,K]
+  /// Which state the erase looks into; absent: what the family's row says.
+  std::optional<erase_order> erase_reads;
+  bool state_v_first = false;  ///< states are [N,HV,V,K]
   /// g and gd hold the decays themselves: for rings, which have no exp.
   bool linear_decay = false;
   activations act;     ///< what g, beta, b, w, q and k go through first

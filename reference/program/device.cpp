@@ -144,6 +144,9 @@ class device_problem {
         act.w != gate_activation::none) {
       throw error("--cuda: the kernels take gates, not their logits");
     }
+    if (in.erase_reads == erase_order::before_decay) {
+      throw error("erase_order: the CUDA kernels erase after the decay");
+    }
     if (in.state_v_first) {
       throw error("--cuda: the kernels take states [N,HV,K,V]");
     }

@@ -152,6 +152,11 @@ problem<double> read_settings(const settings_reader& given, bool* heads_first) {
   p.read = given.choice("read_out", {"after", "before"}, 0) == 0
                ? readout::after
                : readout::before;
+  if (given.find("erase_order")) {
+    p.erase_reads = given.choice("erase_order", {"before", "after"}, 0) == 0
+                        ? erase_order::before_decay
+                        : erase_order::after_decay;
+  }
   *heads_first = given.choice("layout", {"BTHD", "BHTD"}, 0) == 1;
   p.state_v_first =
       given.choice("state_layout", {"NHKV", "NHVKV", "NHVK", "NHVVK"}, 0) >= 2;

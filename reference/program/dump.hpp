@@ -32,6 +32,9 @@ inline constexpr std::array settings_table{
     setting{"scale", "X", "factor of the read-out (default 1/sqrt(K))"},
     setting{"read_out", "WHEN",
             "after the token's update of the state (default)\nor before"},
+    setting{"erase_order", "WHEN",
+            "the erase reads the state before or after the\ndecay (default: "
+            "as the family does)"},
     setting{"layout", "AXES", "of q, o, ...: BTHD (default) or BHTD"},
     setting{"state_layout", "AXES", "of the states: NHKV (default) or NHVK"},
     setting{"window", "N", "content window of the carve family, in tokens"},
@@ -153,6 +156,7 @@ template <class To, class From, class Convert>
 problem<To> convert_problem(const problem<From>& p, Convert&& f) {
   problem<To> q;
   q.family = p.family, q.cu_seqlens = p.cu_seqlens, q.read = p.read;
+  q.erase_reads = p.erase_reads;
   q.state_v_first = p.state_v_first, q.linear_decay = p.linear_decay;
   q.act = p.act, q.window = p.window;
   if (p.scale) q.scale = f(*p.scale);

@@ -73,6 +73,7 @@ void require_gradient(const problem<T>& p) {
   problem<dual> q;
   q.family = p.family, q.cu_seqlens = p.cu_seqlens, q.read = p.read;
   q.state_v_first = p.state_v_first, q.act = p.act, q.window = p.window;
+  q.erase_reads = p.erase_reads;
   const auto from = tensors<T>::members();
   const auto to = tensors<dual>::members();
   for (std::size_t m = 0; m < from.size(); ++m) {
@@ -193,6 +194,24 @@ TEST_CASE("a cotangent of another shape is refused") {
   REQUIRE_THROWS_WITH(
       carve::backward(p, {tensor<double>({1, 5, 1, 3}), c.final_state}),
       "do: expected [1,5,1,4] like o, got [1,5,1,3]");
+}
+
+TEST_CASE("dplr and rwkv7 are the steps of their papers") {
+  // Two tokens of one head with K = V = 1, by hand.
+  const auto scalar = [](family f, double g, double v) {
+    auto p = random_problem<double>(f, {1, 1, 1, 1, 1, 1});
+    p.scale = 1;
+    p.in.q.data = {1}, p.in.k.data = {0.5}, p.in.v.data = {v};
+    p.in.g.data = {std::log(g)}, p.in.initial_state.data = {4};
+    return p;
+  };
+  auto dplr = scalar(family::dplr, 0.25, 3);
+  dplr.in.r.data = {2}, dplr.in.y.data = {-0.75};
+  REQUIRE(carve::forward(dplr).o.data[0] == Approx(1 + 0.5 * 3 + 0.75 * 2 * 4));
+  auto rwkv = scalar(family::rwkv7, 0.25, 3);
+  rwkv.in.r.data = {0.6}, rwkv.in.b.data = {0.9};
+  REQUIRE(carve::forward(rwkv).o.data[0] ==
+          Approx(1 + 0.5 * 3 - 0.6 * 0.9 * 0.6 * 4));
 }
 
 TEST_CASE("packed sequences equal separate ones, empty ones included") {

@@ -54,6 +54,12 @@ problem<T> random_problem(family f, const problem_shape& s, unsigned seed = 1) {
     if (row.erase == axis::mask) p.in.E = along(row.erase, gate);
     if (row.write != axis::none) p.in.w = along(row.write, gate);
   }
+  using carve::erase_address, carve::erase_direction;
+  if (row.address == erase_address::gated_p) p.in.p = along(axis::key, plain);
+  if (row.address == erase_address::given) p.in.r = along(axis::key, plain);
+  if (row.direction == erase_direction::given) {
+    p.in.y = along(axis::key, plain);
+  }
   p.in.initial_state = numbers({s.B, s.HV, s.K, s.V}, plain);
   if (row.content_gate) {
     p.window = 3;

@@ -103,6 +103,14 @@ TEST_CASE("activations, window and state layout are settings too") {
   REQUIRE(d.in.state_v_first);
 }
 
+TEST_CASE("what the erase looks into is a setting") {
+  REQUIRE_FALSE(small.read().in.erase_reads.has_value());
+  REQUIRE(small.read({{"erase_order", "before"}}).in.erase_reads ==
+          carve::erase_order::before_decay);
+  REQUIRE(small.read({{"erase_order", "after"}}).in.erase_reads ==
+          carve::erase_order::after_decay);
+}
+
 TEST_CASE("the lower bound of a decay is a setting") {
   const settings bounded{{"decay_activation", "bounded"},
                          {"lower_bound", "-2.5"}};
@@ -146,7 +154,8 @@ TEST_CASE("parameters and their gradients have no tokens to exchange") {
 TEST_CASE("a setting that is not understood is refused by name") {
   REQUIRE(refusal(small, {{"family", "gdn3"}}) ==
           "family: expected one of linear, mamba2, gla, delta, gdn, kda, gdn2, "
-          "value_erase, full_erase, carve, got \"gdn3\"; did you mean gdn or "
+          "value_erase, full_erase, carve, dplr, rwkv7, got \"gdn3\"; "
+          "did you mean gdn or "
           "gdn2?");
   REQUIRE(refusal(small, {{"scale", "large"}}) ==
           "scale: expected a finite number, got \"large\"");
