@@ -196,7 +196,7 @@ TEST_CASE("a cotangent of another shape is refused") {
       "do: expected [1,5,1,4] like o, got [1,5,1,3]");
 }
 
-TEST_CASE("dplr and rwkv7 are the steps of their papers") {
+TEST_CASE("comba, dplr and rwkv7 are the steps of their papers") {
   // Two tokens of one head with K = V = 1, by hand.
   const auto scalar = [](family f, double g, double v) {
     auto p = random_problem<double>(f, {1, 1, 1, 1, 1, 1});
@@ -205,6 +205,14 @@ TEST_CASE("dplr and rwkv7 are the steps of their papers") {
     p.in.g.data = {std::log(g)}, p.in.initial_state.data = {4};
     return p;
   };
+  auto comba = scalar(family::comba, 0.25, 3);
+  comba.in.p.data = {2}, comba.in.beta.data = {0.125};
+  // S = a S0 + k beta (v - p X), X = S0 or a S0.
+  REQUIRE(carve::forward(comba).o.data[0] ==
+          Approx(1 + 0.5 * 0.125 * (3 - 2 * 4)));
+  comba.erase_reads = carve::erase_order::after_decay;
+  REQUIRE(carve::forward(comba).o.data[0] ==
+          Approx(1 + 0.5 * 0.125 * (3 - 2 * 1)));
   auto dplr = scalar(family::dplr, 0.25, 3);
   dplr.in.r.data = {2}, dplr.in.y.data = {-0.75};
   REQUIRE(carve::forward(dplr).o.data[0] == Approx(1 + 0.5 * 3 + 0.75 * 2 * 4));

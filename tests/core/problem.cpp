@@ -114,7 +114,7 @@ TEST_CASE("an unknown name lists the known ones") {
   REQUIRE_THROWS_WITH(
       carve::family_named("gdn3"),
       "family: expected one of linear, mamba2, gla, delta, gdn, kda, gdn2, "
-      "value_erase, full_erase, carve, dplr, rwkv7, got \"gdn3\"; did "
+      "value_erase, full_erase, carve, comba, dplr, rwkv7, got \"gdn3\"; did "
       "you mean gdn or "
       "gdn2?");
 }
