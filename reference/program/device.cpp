@@ -152,7 +152,10 @@ class device_problem {
     }
     const dimensions& n = d.size;
     const auto size = [](index_t x) { return static_cast<int>(x); };
-    p_.family = family_of(in.family);
+    if (!cuda::has_kernel(in.family)) {
+      throw error("family: no CUDA kernel for ", info(in.family).name);
+    }
+    p_.family = in.family;
     p_.input = d.dtype == dtype::f32    ? cuda::format::fp32
                : d.dtype == dtype::bf16 ? cuda::format::bf16
                                         : cuda::format::fp16;
@@ -227,25 +230,6 @@ class device_problem {
   }
 
  private:
-  static cuda::family family_of(family f) {
-    switch (f) {
-      case family::delta:
-        return cuda::family::delta;
-      case family::gdn:
-        return cuda::family::gdn;
-      case family::kda:
-        return cuda::family::kda;
-      case family::gdn2:
-        return cuda::family::gdn2;
-      case family::carve:
-        return cuda::family::carve;
-      case family::value_erase:
-        return cuda::family::value_erase;
-      default:
-        throw error("family: no CUDA kernel for ", info(f).name);
-    }
-  }
-
   /// The kernels broadcast nothing: a gate has all its heads and channels.
   void expect_full(const tensor_row& row, const tensor<double>& x) const {
     const tensor_shape full =

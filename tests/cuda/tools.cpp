@@ -15,19 +15,10 @@
 namespace carve::cuda::test {
 namespace {
 
-bool has_beta(family f) {
-  return f == family::delta || f == family::gdn || f == family::kda;
-}
-int decay_channels(const problem& p) {
-  return p.family == family::delta ? 0 : p.family == family::gdn ? 1 : p.K;
-}
-int erase_channels(const problem& p) {
-  return p.family == family::gdn2 || p.family == family::carve ? p.K : 0;
-}
-int write_channels(const problem& p) {
-  if (has_beta(p.family)) return 0;
-  return p.family == family::carve ? 1 : p.V;
-}
+bool has_beta(family f) { return info(f).tied; }
+int decay_channels(const problem& p) { return gate_channels_of(p).g; }
+int erase_channels(const problem& p) { return gate_channels_of(p).b; }
+int write_channels(const problem& p) { return gate_channels_of(p).w; }
 std::size_t tokens(const problem& p) { return std::size_t(p.B) * p.T; }
 std::size_t states(const problem& p) {
   return std::size_t(p.N) * p.HV * p.K * p.V;
@@ -300,11 +291,7 @@ const char* name_of(draw d) {
       "fast_channels", "binary_gates", "lattice"};
   return names[static_cast<int>(d)];
 }
-const char* name_of(family f) {
-  static const char* const names[] = {"delta", "gdn",   "kda",
-                                      "gdn2",  "carve", "value_erase"};
-  return names[static_cast<int>(f)];
-}
+const char* name_of(family f) { return info(f).name.data(); }
 
 inputs make(const sizes& s, draw d) {
   inputs in;
