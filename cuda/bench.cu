@@ -3,10 +3,12 @@
 //   carve-cuda-bench [--family NAME] [--direction forward|backward|decode]
 //                    [--shape BxTxHxD] [--path best|general|columnwise]
 //                    [--repeat N]
+//   carve-cuda-bench --workspace
 //
 // prints, for each row, the time per token and value head, the floor (each
 // input read once, each output written once, at the copy bandwidth measured
-// in this run) and their ratio.
+// in this run) and their ratio; or, without a device, the bytes of workspace of
+// every way to compute, by token and value head.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -85,26 +87,10 @@ struct case_data {
   std::size_t bytes = 0;
 };
 
-int gate_width(const problem& p) {
-  return p.family == family::delta ? 0 : p.family == family::gdn ? 1 : p.K;
-}
-bool has_beta(const problem& p) {
-  return p.family == family::delta || p.family == family::gdn ||
-         p.family == family::kda;
-}
-bool has_key_erase(const problem& p) {
-  return p.family == family::gdn2 || p.family == family::carve;
-}
-int write_width(const problem& p) {
-  return has_beta(p) ? 0 : p.family == family::carve ? 1 : p.V;
-}
-
 enum class direction : int { forward, backward, decode };
 
-/// Allocates and fills one set of tensors; counts the bytes a call must move.
-case_data make(family fam, const shape& s, direction way, std::uint64_t seed) {
-  case_data c;
-  problem& p = c.p;
+problem sized(family fam, const shape& s) {
+  problem p;
   p.family = fam;
   p.B = p.N = s.B;
   p.T = s.T;
@@ -113,6 +99,16 @@ case_data make(family fam, const shape& s, direction way, std::uint64_t seed) {
   p.scale = 1.0f / std::sqrt(static_cast<float>(s.D));
   p.window = 64;
   p.rank = 16;
+  return p;
+}
+
+/// Allocates and fills one set of tensors; counts the bytes a call must move.
+case_data make(family fam, const shape& s, direction way, std::uint64_t seed) {
+  case_data c;
+  problem& p = c.p;
+  p = sized(fam, s);
+  const gate_channels have = gate_channels_of(p);
+  const bool content = info(fam).content_gate;
   const std::int64_t rows = std::int64_t(s.B) * s.T * s.H;
   auto array = [&](std::int64_t height, int width, format f, values kind,
                    float scale) {
@@ -140,15 +136,14 @@ case_data make(family fam, const shape& s, direction way, std::uint64_t seed) {
   p.q = place(p.K, f, values::unit_normal, unit);
   p.k = place(p.K, f, values::unit_normal, unit);
   p.v = place(p.V, f, values::unit_normal);
-  p.g = place(gate_width(p), format::fp32, values::log_decay);
-  p.beta = place(has_beta(p), f, values::gate);
-  p.b = place(has_key_erase(p) ? p.K : 0, f,
-              fam == family::carve && way != direction::decode
-                  ? values::unit_normal
-                  : values::gate);
-  p.e = place(fam == family::value_erase ? p.V : 0, f, values::gate);
-  p.w = place(write_width(p), f, values::gate);
-  if (fam == family::carve) {
+  p.g = place(have.g, format::fp32, values::log_decay);
+  p.beta = place(have.beta, f, values::gate);
+  p.b = place(
+      have.b, f,
+      content && way != direction::decode ? values::unit_normal : values::gate);
+  p.e = place(have.e, f, values::gate);
+  p.w = place(have.w, f, values::gate);
+  if (content) {
     p.w_down =
         static_cast<float*>(array(std::int64_t(s.H) * p.rank, p.V, format::fp32,
                                   values::unit_normal, 0.1f));
@@ -161,12 +156,12 @@ case_data make(family fam, const shape& s, direction way, std::uint64_t seed) {
     c.grad.dq = place(p.K, f, values::gate);
     c.grad.dk = place(p.K, f, values::gate);
     c.grad.dv = place(p.V, f, values::gate);
-    c.grad.dg = place(gate_width(p), format::fp32, values::gate);
-    c.grad.dbeta = place(has_beta(p), f, values::gate);
-    c.grad.db = place(has_key_erase(p) ? p.K : 0, f, values::gate);
-    c.grad.de = place(fam == family::value_erase ? p.V : 0, f, values::gate);
-    c.grad.dw = place(write_width(p), f, values::gate);
-    if (fam == family::carve) {
+    c.grad.dg = place(have.g, format::fp32, values::gate);
+    c.grad.dbeta = place(have.beta, f, values::gate);
+    c.grad.db = place(have.b, f, values::gate);
+    c.grad.de = place(have.e, f, values::gate);
+    c.grad.dw = place(have.w, f, values::gate);
+    if (content) {
       c.grad.d_w_down = static_cast<float*>(array(
           std::int64_t(s.H) * p.rank, p.V, format::fp32, values::gate, 1.0f));
       c.grad.d_w_up = static_cast<float*>(array(
@@ -254,8 +249,24 @@ double copy_bandwidth() {
   return 2.0 * bytes / (copy_ms(bytes, 15) * 1e-3);
 }
 
-const char* const family_names[] = {"delta", "gdn",   "kda",
-                                    "gdn2",  "carve", "value_erase"};
+/// The families that have kernels.
+std::vector<family> families_with_kernels() {
+  std::vector<family> all;
+  for (const carve::family_info& f : carve::families)
+    if (has_kernel(f.id)) all.push_back(f.id);
+  return all;
+}
+
+family family_of(const char* name) {
+  for (const family f : families_with_kernels())
+    if (info(f).name == name) return f;
+  std::fprintf(stderr, "unknown name %s; known are:", name);
+  for (const family f : families_with_kernels())
+    std::fprintf(stderr, " %s", info(f).name.data());
+  std::fprintf(stderr, "\n");
+  std::exit(2);
+}
+
 const char* const direction_names[] = {"forward", "backward", "decode"};
 const char* const route_names[] = {"best", "general", "columnwise"};
 
@@ -285,7 +296,7 @@ void row(family fam, direction way, const shape& s, route how, int repeat,
   const cudaError_t error = cudaDeviceSynchronize();
   char label[64];
   std::snprintf(label, sizeof label, "%dx%dx%dx%d", s.B, s.T, s.H, s.D);
-  std::printf("%-11s %-8s %-14s ", family_names[static_cast<int>(fam)],
+  std::printf("%-11s %-8s %-14s ", info(fam).name.data(),
               direction_names[static_cast<int>(way)], label);
   if (!outcome || error != cudaSuccess) {
     std::printf("%s\n", outcome ? cudaGetErrorString(error) : outcome.text);
@@ -319,18 +330,53 @@ void row(family fam, direction way, const shape& s, route how, int repeat,
   std::fflush(stdout);
 }
 
+/// Bytes of workspace of every way to compute, by token and value head.
+void print_workspace(const std::vector<shape>& shapes) {
+  struct way {
+    const char* name;
+    bool (*supports)(const problem&);
+    status (*bytes)(const problem&, std::size_t*);
+  };
+  const auto all = [](const problem&) { return true; };
+  const way ways[] = {
+      {"forward_hopper", forward_hopper_supports, forward_hopper_workspace},
+      {"forward_columnwise", forward_columnwise_supports,
+       forward_columnwise_workspace},
+      {"forward_general", all, forward_general_workspace},
+      {"backward_hopper", backward_hopper_supports, backward_hopper_workspace},
+      {"backward_general", all, backward_general_workspace}};
+  std::printf("| way | family |");
+  for (const shape& s : shapes)
+    std::printf(" %dx%dx%dx%d |", s.B, s.T, s.H, s.D);
+  std::printf("\n|---|---|");
+  for (std::size_t i = 0; i < shapes.size(); ++i) std::printf("--:|");
+  std::printf("\n");
+  for (const way& w : ways)
+    for (const family f : families_with_kernels()) {
+      if (!w.supports(sized(f, shapes[0]))) continue;
+      std::printf("| %s | %s |", w.name, info(f).name.data());
+      for (const shape& s : shapes) {
+        std::size_t bytes = 0;
+        w.bytes(sized(f, s), &bytes);
+        std::printf(" %.0f |",
+                    bytes / (double(s.B) * double(s.T) * double(s.H)));
+      }
+      std::printf("\n");
+    }
+}
+
 [[noreturn]] void usage() {
   std::fprintf(stderr,
                "carve-cuda-bench [--family NAME] [--direction forward|backward|"
                "decode]\n  [--shape BxTxHxD] [--path best|general|columnwise] "
-               "[--repeat N]\n");
+               "[--repeat N]\ncarve-cuda-bench --workspace\n");
   std::exit(2);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::vector<int> families = {0, 1, 2, 3, 4, 5};
+  std::vector<family> families = families_with_kernels();
   std::vector<int> directions = {0, 1, 2};
   std::vector<shape> shapes = {{8, 4096, 16, 128},
                                {4, 2048, 32, 128},
@@ -340,12 +386,16 @@ int main(int argc, char** argv) {
   std::vector<int> routes = {0};
   bool own_shape = false;
   int repeat = 15;
+  if (argc == 2 && std::strcmp(argv[1], "--workspace") == 0) {
+    print_workspace(shapes);
+    return 0;
+  }
   for (int i = 1; i < argc; i += 2) {
     const std::string option = argv[i];
     if (i + 1 >= argc) usage();
     const char* value = argv[i + 1];
     if (option == "--family") {
-      families = {index_of(family_names, value)};
+      families = {family_of(value)};
     } else if (option == "--direction") {
       directions = {index_of(direction_names, value)};
     } else if (option == "--path") {
@@ -393,17 +443,16 @@ int main(int argc, char** argv) {
       device.name, bandwidth * 1e-12, repeat);
   for (const int way : directions)
     for (const int how : routes)
-      for (const int fam : families) {
+      for (const family fam : families) {
         const direction d = static_cast<direction>(way);
         if (d == direction::decode && !own_shape) {
-          row(static_cast<family>(fam), d, {128, 1, 16, 128},
-              static_cast<route>(how), repeat, bandwidth);
+          row(fam, d, {128, 1, 16, 128}, static_cast<route>(how), repeat,
+              bandwidth);
           continue;
         }
         for (shape s : shapes) {
           if (d == direction::decode && s.T != 1) continue;
-          row(static_cast<family>(fam), d, s, static_cast<route>(how), repeat,
-              bandwidth);
+          row(fam, d, s, static_cast<route>(how), repeat, bandwidth);
         }
       }
   return 0;

@@ -70,43 +70,4 @@ __device__ __forceinline__ std::int64_t offset(const tensor& x,
   return batch * x.batch + token * x.token + head * x.head;
 }
 
-/// A gate as the kernels read it.  One that the family lacks is read all the
-/// same, from an address that exists, and replaced by one: no branch then
-/// makes a load wait for another.
-struct gate {
-  tensor x;
-  int step = 0;  ///< distance of channels; 0: one number for all of them
-  bool present = false;
-
-  template <class T>
-  __device__ __forceinline__ const T* row(std::int64_t batch,
-                                          std::int64_t token,
-                                          std::int64_t head) const {
-    return static_cast<const T*>(x.data) + offset(x, batch, token, head);
-  }
-};
-
-/// Decay, key-axis erase, write and value-axis erase gate of a problem.
-struct gates {
-  gate g, b, w, e;
-};
-
-/// `anywhere` is an address that may be read in place of an absent gate.
-inline gates gates_of(const problem& p, void* anywhere) {
-  const bool has_beta = p.family == family::delta || p.family == family::gdn ||
-                        p.family == family::kda;
-  const auto make = [&](const tensor& x, bool wanted, bool per_channel) {
-    if (!wanted) return gate{tensor{anywhere}, 0, false};
-    return gate{x, per_channel ? 1 : 0, true};
-  };
-  gates all;
-  all.g = make(p.g, p.family != family::delta, p.family != family::gdn);
-  all.b =
-      make(has_beta ? p.beta : p.b, p.family != family::value_erase, !has_beta);
-  all.w = make(has_beta ? p.beta : p.w, true,
-               !has_beta && p.family != family::carve);
-  all.e = make(p.e, p.family == family::value_erase, true);
-  return all;
-}
-
 }  // namespace carve::cuda

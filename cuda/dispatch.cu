@@ -15,43 +15,29 @@ bool aligned(const void* data, std::size_t to) {
 }
 
 // One text for each tensor and fault, so that a status can point at it.
-#define CARVE_CUDA_NEED(x, name, size)                          \
-  do {                                                          \
-    if ((x).data == nullptr) return bad(name ": null pointer"); \
-    CARVE_CUDA_ALIGNED((x).data, name, size);                   \
-  } while (0)
 #define CARVE_CUDA_ALIGNED(pointer, name, size)                \
   do {                                                         \
     if (!aligned(pointer, size))                               \
       return bad(name ": pointer not aligned to its element"); \
   } while (0)
-// Overlapping rows would be written by two threads at once.
-#define CARVE_CUDA_ROWS(x, name, p, heads, channels)                        \
+#define CARVE_CUDA_NEED(x, name, size)                          \
+  do {                                                          \
+    if ((x).data == nullptr) return bad(name ": null pointer"); \
+    CARVE_CUDA_ALIGNED((x).data, name, size);                   \
+  } while (0)
+// What is written: overlapping rows would be written by two threads at once.
+#define CARVE_CUDA_ROWS(x, name, size, p, heads, channels)                  \
   do {                                                                      \
+    CARVE_CUDA_ALIGNED((x).data, name, size);                               \
     if ((x).data != nullptr && (((heads) > 1 && (x).head < (channels)) ||   \
                                 ((p).T > 1 && (x).token < (channels)) ||    \
                                 ((p).B > 1 && (x).batch < (channels))))     \
       return bad(name ": stride smaller than the row it has to step over"); \
   } while (0)
 
-bool has_decay(family f) { return f != family::delta; }
-
-bool has_beta(family f) {
-  return f == family::delta || f == family::gdn || f == family::kda;
-}
-
 status check(const problem& p) {
-  switch (p.family) {
-    case family::delta:
-    case family::gdn:
-    case family::kda:
-    case family::gdn2:
-    case family::carve:
-    case family::value_erase:
-      break;
-    default:
-      return {unsupported, "family: not one of the known families"};
-  }
+  if (!has_kernel(p.family))
+    return {unsupported, "family: not one of the known families"};
   for (const format f : {p.input, p.decay_format})
     if (f != format::fp32 && f != format::bf16 && f != format::fp16)
       return {unsupported, "format: expected fp32, bf16 or fp16"};
@@ -71,26 +57,21 @@ status check(const problem& p) {
   if (p.H > 65535 || static_cast<std::int64_t>(p.N) * p.HV > 0x7fffffffLL / 64)
     return {unsupported, "too many heads or sequences for one launch"};
   const std::size_t size = element_size(p.input);
+  const gate_channels have = gate_channels_of(p);
   CARVE_CUDA_NEED(p.q, "q", size);
   CARVE_CUDA_NEED(p.k, "k", size);
   CARVE_CUDA_NEED(p.v, "v", size);
-  if (has_decay(p.family))
-    CARVE_CUDA_NEED(p.g, "g", element_size(p.decay_format));
-  if (has_beta(p.family)) {
-    CARVE_CUDA_NEED(p.beta, "beta", size);
-  } else {
-    CARVE_CUDA_NEED(p.w, "w", size);
-    if (p.family == family::value_erase)
-      CARVE_CUDA_NEED(p.e, "e", size);
-    else
-      CARVE_CUDA_NEED(p.b, "b", size);
-  }
+  if (have.g != 0) CARVE_CUDA_NEED(p.g, "g", element_size(p.decay_format));
+  if (have.beta != 0) CARVE_CUDA_NEED(p.beta, "beta", size);
+  if (have.w != 0) CARVE_CUDA_NEED(p.w, "w", size);
+  if (have.e != 0) CARVE_CUDA_NEED(p.e, "e", size);
+  if (have.b != 0) CARVE_CUDA_NEED(p.b, "b", size);
   CARVE_CUDA_ALIGNED(p.initial_state, "initial_state", 16);
   return {};
 }
 
 status check_content_gate(const problem& p) {
-  if (p.family != family::carve) return {};
+  if (!info(p.family).content_gate) return {};
   if (p.window < 1) return bad("window must be at least 1");
   if (p.rank < 1 || p.rank > 256)
     return {unsupported, "rank must be from 1 to 256"};
@@ -101,54 +82,39 @@ status check_content_gate(const problem& p) {
   return {};
 }
 
-status check_forward(const problem& p) {
-  if (const status s = check(p); !s) return s;
-  return check_content_gate(p);
-}
-
-status check_outputs(const problem& p, const outputs& out) {
+status check_results(const problem& p, const outputs& out) {
   CARVE_CUDA_NEED(out.o, "o", element_size(p.input));
-  CARVE_CUDA_ROWS(out.o, "o", p, p.HV, p.V);
+  CARVE_CUDA_ROWS(out.o, "o", element_size(p.input), p, p.HV, p.V);
   CARVE_CUDA_ALIGNED(out.final_state, "final_state", 16);
   return {};
 }
 
-status check_gradients(const problem& p, const gradients& g) {
+status check_results(const problem& p, const gradients& g) {
   const std::size_t size = element_size(p.input);
-  const int gate_channels = p.family == family::gdn ? 1 : p.K;
-  const int write_channels = p.family == family::carve ? 1 : p.V;
+  const gate_channels have = gate_channels_of(p);
   CARVE_CUDA_NEED(g.d_o, "d_o", size);
-  CARVE_CUDA_ALIGNED(g.dq.data, "dq", size);
-  CARVE_CUDA_ROWS(g.dq, "dq", p, p.H, p.K);
-  CARVE_CUDA_ALIGNED(g.dk.data, "dk", size);
-  CARVE_CUDA_ROWS(g.dk, "dk", p, p.H, p.K);
-  CARVE_CUDA_ALIGNED(g.dv.data, "dv", size);
-  CARVE_CUDA_ROWS(g.dv, "dv", p, p.HV, p.V);
-  CARVE_CUDA_ALIGNED(g.dg.data, "dg", 4);
-  CARVE_CUDA_ROWS(g.dg, "dg", p, p.HV, gate_channels);
-  CARVE_CUDA_ALIGNED(g.dbeta.data, "dbeta", size);
-  CARVE_CUDA_ROWS(g.dbeta, "dbeta", p, p.HV, 1);
-  CARVE_CUDA_ALIGNED(g.db.data, "db", size);
-  CARVE_CUDA_ROWS(g.db, "db", p, p.HV, p.K);
-  CARVE_CUDA_ALIGNED(g.de.data, "de", size);
-  CARVE_CUDA_ROWS(g.de, "de", p, p.HV, p.V);
-  CARVE_CUDA_ALIGNED(g.dw.data, "dw", size);
-  CARVE_CUDA_ROWS(g.dw, "dw", p, p.HV, write_channels);
+  CARVE_CUDA_ROWS(g.dq, "dq", size, p, p.H, p.K);
+  CARVE_CUDA_ROWS(g.dk, "dk", size, p, p.H, p.K);
+  CARVE_CUDA_ROWS(g.dv, "dv", size, p, p.HV, p.V);
+  CARVE_CUDA_ROWS(g.dg, "dg", 4, p, p.HV, have.g);
+  CARVE_CUDA_ROWS(g.dbeta, "dbeta", size, p, p.HV, have.beta);
+  CARVE_CUDA_ROWS(g.db, "db", size, p, p.HV, have.b);
+  CARVE_CUDA_ROWS(g.de, "de", size, p, p.HV, have.e);
+  CARVE_CUDA_ROWS(g.dw, "dw", size, p, p.HV, have.w);
   CARVE_CUDA_ALIGNED(g.d_final_state, "d_final_state", 16);
   CARVE_CUDA_ALIGNED(g.d_initial_state, "d_initial_state", 16);
   // A gradient of a gate that the family lacks would never be written.
-  if (!has_decay(p.family) && g.dg.data != nullptr)
+  if (have.g == 0 && g.dg.data != nullptr)
     return bad("dg: this family has no decay");
-  if (!has_beta(p.family) && g.dbeta.data != nullptr)
+  if (have.beta == 0 && g.dbeta.data != nullptr)
     return bad("dbeta: this family has no beta");
-  if (p.family != family::gdn2 && p.family != family::carve &&
-      g.db.data != nullptr)
+  if (have.b == 0 && g.db.data != nullptr)
     return bad("db: this family has no key-axis erase gate");
-  if (p.family != family::value_erase && g.de.data != nullptr)
+  if (have.e == 0 && g.de.data != nullptr)
     return bad("de: this family has no value-axis erase gate");
-  if (has_beta(p.family) && g.dw.data != nullptr)
+  if (have.w == 0 && g.dw.data != nullptr)
     return bad("dw: this family has no write gate of its own");
-  if (p.family != family::carve &&
+  if (!info(p.family).content_gate &&
       (g.d_w_down != nullptr || g.d_w_up != nullptr))
     return bad("d_w_down, d_w_up: this family has no content gate");
   return {};
@@ -164,81 +130,96 @@ status compute_capability(int* major) {
   return {};
 }
 
-enum class kernel { general, hopper, columnwise };
+/// A way to compute: the first of a table that takes the problem is taken.
+template <class Results>
+struct way {
+  const char* name;
+  int capability;  ///< the major one that it is for; 0: any
+  bool (*supports)(const problem&);
+  status (*workspace)(const problem&, std::size_t* bytes);
+  status (*run)(const problem&, const Results&, void* workspace,
+                std::size_t bytes, CUstream_st* stream);
+};
 
-status choose(const problem& p, bool backward, path how, kernel* which) {
+bool supports_all(const problem&) { return true; }
+
+constexpr way<outputs> ways_forward[] = {
+    {"forward_hopper", 9, forward_hopper_supports, forward_hopper_workspace,
+     forward_hopper},
+    {"forward_columnwise", 0, forward_columnwise_supports,
+     forward_columnwise_workspace, forward_columnwise},
+    {"forward_general", 0, supports_all, forward_general_workspace,
+     forward_general},
+};
+constexpr way<gradients> ways_backward[] = {
+    {"backward_hopper", 9, backward_hopper_supports, backward_hopper_workspace,
+     backward_hopper},
+    {"backward_general", 0, supports_all, backward_general_workspace,
+     backward_general},
+};
+
+/// Checks the problem and finds the way that takes it; the last one is general.
+template <class Results, std::size_t N>
+status choose(const way<Results> (&ways)[N], const problem& p, path how,
+              const way<Results>** which) {
+  if (const status s = check(p); !s) return s;
+  if (const status s = check_content_gate(p); !s) return s;
   int major = 0;
   if (const status s = compute_capability(&major); !s) return s;
-  *which = kernel::general;
+  *which = &ways[N - 1];
   if (how == path::general || p.T == 0) return {};
-  if (backward) {
-    if (major == 9 && backward_hopper_supports(p)) *which = kernel::hopper;
-  } else if (major == 9 && forward_hopper_supports(p)) {
-    *which = kernel::hopper;
-  } else if (forward_columnwise_supports(p)) {
-    *which = kernel::columnwise;
-  }
+  for (const way<Results>& w : ways)
+    if ((w.capability == 0 || w.capability == major) && w.supports(p)) {
+      *which = &w;
+      break;
+    }
   return {};
 }
 
-status check_workspace(const void* workspace, std::size_t bytes,
-                       std::size_t needed) {
+template <class Results, std::size_t N>
+status workspace_of(const way<Results> (&ways)[N], const problem& p, path how,
+                    std::size_t* bytes) {
+  *bytes = 0;
+  const way<Results>* which;
+  if (const status s = choose(ways, p, how, &which); !s) return s;
+  return which->workspace(p, bytes);
+}
+
+template <class Results, std::size_t N>
+status run(const way<Results> (&ways)[N], const problem& p,
+           const Results& results, void* workspace, std::size_t bytes,
+           CUstream_st* stream, path how) {
+  const way<Results>* which;
+  if (const status s = choose(ways, p, how, &which); !s) return s;
+  std::size_t needed = 0;
+  if (const status s = which->workspace(p, &needed); !s) return s;
+  if (const status s = check_results(p, results); !s) return s;
   if (needed > bytes)
     return {workspace_too_small, "workspace smaller than the size asked for"};
   if (needed > 0 && workspace == nullptr) return bad("workspace: null pointer");
   if (!aligned(workspace, 256))
     return bad("workspace: pointer not aligned to 256 bytes");
-  return {};
+  return which->run(p, results, workspace, bytes, stream);
 }
 
 }  // namespace
 
 status forward_workspace(const problem& p, std::size_t* bytes, path how) {
-  *bytes = 0;
-  if (const status s = check_forward(p); !s) return s;
-  kernel which;
-  if (const status s = choose(p, false, how, &which); !s) return s;
-  if (which == kernel::hopper) return forward_hopper_workspace(p, bytes);
-  if (which == kernel::columnwise)
-    return forward_columnwise_workspace(p, bytes);
-  return forward_general_workspace(p, bytes);
+  return workspace_of(ways_forward, p, how, bytes);
 }
 
 status forward(const problem& p, const outputs& out, void* workspace,
                std::size_t bytes, CUstream_st* stream, path how) {
-  std::size_t needed = 0;
-  if (const status s = forward_workspace(p, &needed, how); !s) return s;
-  if (const status s = check_outputs(p, out); !s) return s;
-  if (const status s = check_workspace(workspace, bytes, needed); !s) return s;
-  kernel which;
-  if (const status s = choose(p, false, how, &which); !s) return s;
-  if (which == kernel::hopper)
-    return forward_hopper(p, out, workspace, bytes, stream);
-  if (which == kernel::columnwise)
-    return forward_columnwise(p, out, workspace, bytes, stream);
-  return forward_general(p, out, workspace, bytes, stream);
+  return run(ways_forward, p, out, workspace, bytes, stream, how);
 }
 
 status backward_workspace(const problem& p, std::size_t* bytes, path how) {
-  *bytes = 0;
-  if (const status s = check_forward(p); !s) return s;
-  kernel which;
-  if (const status s = choose(p, true, how, &which); !s) return s;
-  if (which == kernel::hopper) return backward_hopper_workspace(p, bytes);
-  return backward_general_workspace(p, bytes);
+  return workspace_of(ways_backward, p, how, bytes);
 }
 
 status backward(const problem& p, const gradients& grad, void* workspace,
                 std::size_t bytes, CUstream_st* stream, path how) {
-  std::size_t needed = 0;
-  if (const status s = backward_workspace(p, &needed, how); !s) return s;
-  if (const status s = check_gradients(p, grad); !s) return s;
-  if (const status s = check_workspace(workspace, bytes, needed); !s) return s;
-  kernel which;
-  if (const status s = choose(p, true, how, &which); !s) return s;
-  if (which == kernel::hopper)
-    return backward_hopper(p, grad, workspace, bytes, stream);
-  return backward_general(p, grad, workspace, bytes, stream);
+  return run(ways_backward, p, grad, workspace, bytes, stream, how);
 }
 
 status decode(const problem& p, const tensor& o, float* state,
@@ -248,25 +229,18 @@ status decode(const problem& p, const tensor& o, float* state,
   if (p.cu_seqlens != nullptr) return bad("cu_seqlens must be null for decode");
   if (state == nullptr) return bad("state: null pointer");
   if (!aligned(state, 16)) return bad("state: pointer not aligned to 16 bytes");
-  CARVE_CUDA_NEED(o, "o", element_size(p.input));
-  CARVE_CUDA_ROWS(o, "o", p, p.HV, p.V);
+  if (const status s = check_results(p, outputs{.o = o}); !s) return s;
   int major = 0;
   if (const status s = compute_capability(&major); !s) return s;
   return decode_step(p, o, state, stream);
 }
 
 const char* kernel_name(const problem& p, bool backward, path how) {
-  if (!check_forward(p)) return "none";
-  kernel which;
-  if (!choose(p, backward, how, &which)) return "none";
-  switch (which) {
-    case kernel::hopper:
-      return backward ? "backward_hopper" : "forward_hopper";
-    case kernel::columnwise:
-      return "forward_columnwise";
-    default:
-      return backward ? "backward_general" : "forward_general";
-  }
+  const way<outputs>* there = nullptr;
+  const way<gradients>* back = nullptr;
+  if (backward)
+    return choose(ways_backward, p, how, &back) ? back->name : "none";
+  return choose(ways_forward, p, how, &there) ? there->name : "none";
 }
 
 }  // namespace carve::cuda

@@ -21,8 +21,8 @@ status backward_hopper_workspace(const problem&, std::size_t* bytes);
 status backward_hopper(const problem&, const gradients&, void* workspace,
                        std::size_t bytes, CUstream_st* stream);
 
-// Token by token, every family and shape (general_forward.cu,
-// general_backward.cu).
+// Token by token, every family and shape (plain/forward.cu,
+// plain/backward.cu).
 status forward_general_workspace(const problem&, std::size_t* bytes);
 status forward_general(const problem&, const outputs&, void* workspace,
                        std::size_t bytes, CUstream_st* stream);
@@ -36,7 +36,7 @@ status forward_columnwise_workspace(const problem&, std::size_t* bytes);
 status forward_columnwise(const problem&, const outputs&, void* workspace,
                           std::size_t bytes, CUstream_st* stream);
 
-// One token (decode.cu).
+// One token (decode/decode.cu).
 status decode_step(const problem&, const tensor& o, float* state,
                    CUstream_st* stream);
 

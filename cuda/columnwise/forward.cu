@@ -17,6 +17,7 @@
 #include "arch/shared.cuh"
 #include "chunk/decay.cuh"
 #include "common.cuh"
+#include "gates.cuh"
 #include "kernels.hpp"
 
 namespace carve::cuda {
@@ -447,7 +448,7 @@ bool whole(const tensor& x, int element, int bytes) {
 }  // namespace
 
 bool forward_columnwise_supports(const problem& p) {
-  return p.family == family::value_erase &&
+  return info(p.family).erase == axis::value &&
          (p.input == format::bf16 || p.input == format::fp16) &&
          p.decay_format == format::fp32 && (p.K == 64 || p.K == 128) &&
          (p.V == 64 || p.V == 128) && whole(p.q, 2, 16) && whole(p.k, 2, 16) &&

@@ -25,6 +25,7 @@
 #include "forward/memory.cuh"
 #include "forward/prepare.cuh"
 #include "forward/walk.cuh"
+#include "gates.cuh"
 #include "kernels.hpp"
 
 namespace carve::cuda {
@@ -485,16 +486,16 @@ std::int64_t slots_of(const problem& p) {
 share share_of(const problem& p) {
   const int heads = p.T > 0 ? p.N * p.HV : 65;
   if (heads * p.V / 64 <= 64) return share::narrow;
-  const bool channels = p.family == family::kda || p.family == family::gdn2 ||
-                        p.family == family::carve;
+  const bool channels = info(p.family).decay == carve::axis::key;
   return channels && heads <= 64 ? share::wide : share::all;
 }
 
 /// Bytes of a prepared chunk.
 template <int K>
 int bytes_of(const problem& p) {
-  if (p.family == family::carve) return prepared<K, axis::content>::bytes;
-  if (p.family == family::gdn2) return prepared<K, axis::channel>::bytes;
+  const family_info& f = info(p.family);
+  if (f.content_gate) return prepared<K, axis::content>::bytes;
+  if (f.erase == carve::axis::key) return prepared<K, axis::channel>::bytes;
   return prepared<K, axis::head>::bytes;
 }
 
@@ -574,41 +575,41 @@ status launch(const problem& p, const outputs& out, char* workspace,
   return {};
 }
 
+// Axes as template arguments.
+template <axis Axis>
+using along = std::integral_constant<axis, Axis>;
+constexpr along<axis::none> none;
+constexpr along<axis::head> head;
+constexpr along<axis::channel> channel;
+constexpr along<axis::content> content;
+
 template <class In, int K, int V>
-status launch_family(const problem& p, const outputs& out, char* workspace,
-                     CUstream_st* stream) {
-  switch (p.family) {
-    case family::delta:
-      return launch<In, K, V, axis::none, axis::head, axis::head>(
-          p, out, workspace, stream);
-    case family::gdn:
-      return launch<In, K, V, axis::head, axis::head, axis::head>(
-          p, out, workspace, stream);
-    case family::kda:
-      return launch<In, K, V, axis::channel, axis::head, axis::head>(
-          p, out, workspace, stream);
-    case family::gdn2:
-      return launch<In, K, V, axis::channel, axis::channel, axis::channel>(
-          p, out, workspace, stream);
-    case family::carve:
-      return launch<In, K, V, axis::channel, axis::content, axis::head>(
-          p, out, workspace, stream);
-    default:
-      return {unsupported, "forward_hopper: family without a kernel"};
-  }
+status launch_gates(const problem& p, const outputs& out, char* workspace,
+                    CUstream_st* stream) {
+  const family_info& f = info(p.family);
+  const auto run = [&](auto decay, auto erase, auto write) {
+    return launch<In, K, V, decay.value, erase.value, write.value>(
+        p, out, workspace, stream);
+  };
+  // What forward_hopper_supports lets through, told apart by its gates.
+  if (f.content_gate) return run(channel, content, head);
+  if (f.erase == carve::axis::key) return run(channel, channel, channel);
+  if (f.decay == carve::axis::key) return run(channel, head, head);
+  return f.decay == carve::axis::head ? run(head, head, head)
+                                      : run(none, head, head);
 }
 
 template <class In>
 status launch_shape(const problem& p, const outputs& out, char* workspace,
                     CUstream_st* stream) {
   if (p.K == 128 && p.V == 128)
-    return launch_family<In, 128, 128>(p, out, workspace, stream);
+    return launch_gates<In, 128, 128>(p, out, workspace, stream);
   if (p.K == 128 && p.V == 64)
-    return launch_family<In, 128, 64>(p, out, workspace, stream);
+    return launch_gates<In, 128, 64>(p, out, workspace, stream);
   if (p.K == 64 && p.V == 128)
-    return launch_family<In, 64, 128>(p, out, workspace, stream);
+    return launch_gates<In, 64, 128>(p, out, workspace, stream);
   if (p.K == 64 && p.V == 64)
-    return launch_family<In, 64, 64>(p, out, workspace, stream);
+    return launch_gates<In, 64, 64>(p, out, workspace, stream);
   return {unsupported, "forward_hopper: K or V without a kernel"};
 }
 
@@ -625,31 +626,22 @@ bool aligned(const tensor& x, int element_bytes) {
 }  // namespace
 
 bool forward_hopper_supports(const problem& p) {
-  if (p.family != family::delta && p.family != family::gdn &&
-      p.family != family::kda && p.family != family::gdn2 &&
-      p.family != family::carve)
-    return false;
+  const family_info& f = info(p.family);
+  const auto fits = [](int n) { return n == 64 || n == 128; };
+  if (f.erase == carve::axis::value || !fits(p.K) || !fits(p.V)) return false;
+  if (p.input == format::fp32 || p.read_before) return false;
   // A gate that changes inside a chunk would need chunks of its own.
-  if (p.family == family::carve &&
+  if (f.content_gate &&
       (p.window <= 0 || p.window % chunk != 0 || p.rank <= 0 ||
        p.rank > largest_rank || p.rank % 4 != 0 || !aligned16(p.w_down) ||
        !aligned16(p.w_up)))
     return false;
-  const auto fits = [](int n) { return n == 64 || n == 128; };
-  if (!fits(p.K) || !fits(p.V)) return false;
-  if (p.input == format::fp32) return false;
-  if (p.family != family::delta && p.decay_format != format::fp32) return false;
-  if (p.read_before) return false;
-  if (!aligned(p.q, 2) || !aligned(p.k, 2) || !aligned(p.v, 2)) return false;
-  if ((p.family == family::kda || p.family == family::gdn2 ||
-       p.family == family::carve) &&
-      !aligned(p.g, 4))
+  if (f.decay != carve::axis::none && p.decay_format != format::fp32)
     return false;
-  if ((p.family == family::gdn2 || p.family == family::carve) &&
-      !aligned(p.b, 2))
-    return false;
-  if (p.family == family::gdn2 && !aligned(p.w, 2)) return false;
-  return true;
+  return aligned(p.q, 2) && aligned(p.k, 2) && aligned(p.v, 2) &&
+         (f.decay != carve::axis::key || aligned(p.g, 4)) &&
+         (f.erase != carve::axis::key || aligned(p.b, 2)) &&
+         (f.write != carve::axis::value || aligned(p.w, 2));
 }
 
 status forward_hopper_workspace(const problem& p, std::size_t* bytes) {

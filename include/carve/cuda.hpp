@@ -6,13 +6,28 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "carve/family.hpp"
+
 struct CUstream_st;  // what the CUDA runtime's cudaStream_t points to
 
 namespace carve::cuda {
 
-/// The members of the family that have a kernel.
-/// Which gate varies along which axis is the table of carve::families.
-enum class family : int { delta, gdn, kda, gdn2, carve, value_erase };
+/// Members of the family are those of the library's table, carve::families,
+/// which says along which axis each gate varies.  Kernels exist for delta, gdn,
+/// kda, gdn2, carve and value_erase.
+using carve::family;
+
+/// Whether there are kernels for a member of the family: those with one erase,
+/// at the key and after the decay, and one write a token.
+inline bool has_kernel(family f) {
+  if (static_cast<std::size_t>(f) >= families.size()) return false;
+  const family_info& x = info(f);
+  return (x.erase == axis::head || x.erase == axis::key ||
+          x.erase == axis::value) &&
+         x.write != axis::none && x.address == erase_address::gated_key &&
+         x.direction == erase_direction::key &&
+         x.erase_reads == erase_order::after_decay && x.steps == substeps::one;
+}
 
 /// Element format of q, k, v, the gates and o.  States and accumulators are
 /// fp32 always.
@@ -71,6 +86,28 @@ struct problem {
   const float* w_down = nullptr;  ///< [HV,rank,V]
   const float* w_up = nullptr;    ///< [HV,K,rank]
 };
+
+/// Channels of each gate's tensor by the table above; 0: the family has none.
+struct gate_channels {
+  /// Of the tensor of that name.
+  ///@{
+  int g, beta, b, e, w;
+  ///@}
+};
+/// Channels of the gates of a problem, from its family, K and V.
+inline gate_channels gate_channels_of(const problem& p) {
+  const family_info& f = info(p.family);
+  const auto along = [&](axis a) {
+    return a == axis::none   ? 0
+           : a == axis::head ? 1
+           : a == axis::key  ? p.K
+                             : p.V;
+  };
+  const bool erases_values = f.erase == axis::value;
+  return {along(f.decay), f.tied ? 1 : 0,
+          f.tied || erases_values ? 0 : along(f.erase), erases_values ? p.V : 0,
+          f.tied ? 0 : along(f.write)};
+}
 
 /// What the forward writes.
 struct outputs {

@@ -12,16 +12,12 @@ std::vector<judged_tensor> run_on_device(const dump&) {
 
 #else
 
-#include <cuda_runtime_api.h>
-
 #include <array>
-#include <cstring>
-#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
 
-#include "carve/cuda.hpp"
+#include "program/device_session.hpp"
 
 namespace carve::program {
 
@@ -29,70 +25,10 @@ namespace {
 
 using safetensors::dtype;
 
-void require(cudaError_t e) {
-  if (e != cudaSuccess) throw error("CUDA: ", cudaGetErrorString(e));
-}
-void require(const cuda::status& s) {
-  if (!s) throw error("CUDA kernels: ", s.text);
-}
-
-/// Device memory for as long as it is in scope.
-class buffer {
- public:
-  buffer() = default;
-  explicit buffer(std::size_t bytes) : bytes_(bytes) {
-    // One byte at least, so that an empty tensor is not taken for an absent
-    // one.
-    require(cudaMalloc(&data_, std::max<std::size_t>(bytes, 1)));
-  }
-  explicit buffer(std::span<const std::byte> host) : buffer(host.size()) {
-    require(cudaMemcpy(data_, host.data(), bytes_, cudaMemcpyHostToDevice));
-  }
-  buffer(buffer&& other) noexcept { *this = std::move(other); }
-  buffer& operator=(buffer&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(bytes_, other.bytes_);
-    return *this;
-  }
-  ~buffer() { cudaFree(data_); }
-
-  void* data() const { return data_; }
-  std::vector<std::byte> read() const {
-    std::vector<std::byte> host(bytes_);
-    require(cudaMemcpy(host.data(), data_, bytes_, cudaMemcpyDeviceToHost));
-    return host;
-  }
-
- private:
-  void* data_ = nullptr;
-  std::size_t bytes_ = 0;
-};
-
-std::vector<std::byte> encode(dtype to, std::span<const double> x) {
-  std::vector<std::byte> bytes(x.size() * safetensors::item_size(to));
-  const auto put = [&](std::size_t i, auto word) {
-    std::memcpy(&bytes[i * sizeof word], &word, sizeof word);
-  };
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    if (to == dtype::f32) put(i, static_cast<float>(x[i]));
-    if (to == dtype::bf16) put(i, to_bf16_bits(x[i]));
-    if (to == dtype::f16) put(i, to_f16_bits(x[i]));
-  }
-  return bytes;
-}
-
-std::vector<double> decode(dtype from, std::span<const std::byte> bytes) {
-  const std::size_t size = safetensors::item_size(from);
-  std::vector<double> x(bytes.size() / size);
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    std::uint32_t word = 0;
-    std::memcpy(&word, &bytes[i * size], size);
-    const auto half = static_cast<std::uint16_t>(word);
-    x[i] = from == dtype::f32    ? std::bit_cast<float>(word)
-           : from == dtype::bf16 ? from_bf16_bits(half)
-                                 : from_f16_bits(half);
-  }
-  return x;
+cuda::format device_format(dtype as) {
+  return as == dtype::f32    ? cuda::format::fp32
+         : as == dtype::bf16 ? cuda::format::bf16
+                             : cuda::format::fp16;
 }
 
 /// How the kernels read and write the tensor of one row of the table.
@@ -155,10 +91,11 @@ class device_problem {
     }
     const dimensions& n = d.size;
     const auto size = [](index_t x) { return static_cast<int>(x); };
-    p_.family = family_of(in.family);
-    p_.input = d.dtype == dtype::f32    ? cuda::format::fp32
-               : d.dtype == dtype::bf16 ? cuda::format::bf16
-                                        : cuda::format::fp16;
+    if (!cuda::has_kernel(in.family)) {
+      throw error("family: no CUDA kernel for ", info(in.family).name);
+    }
+    p_.family = in.family;
+    p_.input = device_format(d.dtype);
     p_.B = size(n.B), p_.T = size(n.T), p_.H = size(n.H);
     p_.HV = size(n.HV), p_.K = size(n.K), p_.V = size(n.V), p_.N = size(n.N);
     p_.scale = static_cast<float>(in.scale ? *in.scale : 1 / std::sqrt(n.K));
@@ -178,7 +115,7 @@ class device_problem {
     p_.window = size(in.window), p_.rank = size(n.rho);
     if (!in.cu_seqlens.empty()) {
       p_.cu_seqlens = static_cast<const std::int64_t*>(
-          keep(buffer(std::as_bytes(std::span(in.cu_seqlens)))));
+          session_.raw(std::as_bytes(std::span(in.cu_seqlens))));
     }
   }
 
@@ -187,11 +124,7 @@ class device_problem {
     cuda::outputs out;
     out.o = output("o", {n.B, n.T, n.HV, n.V}, d_.dtype);
     out.final_state = state("final_state", {n.N, n.HV, n.K, n.V});
-    std::size_t bytes = 0;
-    require(cuda::forward_workspace(p_, &bytes));
-    const buffer workspace(bytes);
-    require(cuda::forward(p_, out, workspace.data(), bytes, nullptr));
-    require(cudaDeviceSynchronize());
+    session_.run(p_, out);
   }
 
   void backward() {
@@ -213,42 +146,19 @@ class device_problem {
         g.*t.float_gradient = state(name, x.shape);
       }
     }
-    std::size_t bytes = 0;
-    require(cuda::backward_workspace(p_, &bytes));
-    const buffer workspace(bytes);
-    require(cuda::backward(p_, g, workspace.data(), bytes, nullptr));
-    require(cudaDeviceSynchronize());
+    session_.run(p_, g);
   }
 
   /// What was written, in the order of the calls.
   std::vector<judged_tensor> results() const {
     std::vector<judged_tensor> all;
-    for (const auto& [name, as, shape, memory] : outputs_) {
-      all.push_back({name, as, {shape, decode(as, memory.read())}});
+    for (const auto& [name, as, shape, rows] : outputs_) {
+      all.push_back({name, as, {shape, session_.read(rows)}});
     }
     return all;
   }
 
  private:
-  static cuda::family family_of(family f) {
-    switch (f) {
-      case family::delta:
-        return cuda::family::delta;
-      case family::gdn:
-        return cuda::family::gdn;
-      case family::kda:
-        return cuda::family::kda;
-      case family::gdn2:
-        return cuda::family::gdn2;
-      case family::carve:
-        return cuda::family::carve;
-      case family::value_erase:
-        return cuda::family::value_erase;
-      default:
-        throw error("family: no CUDA kernel for ", info(f).name);
-    }
-  }
-
   /// The kernels broadcast nothing: a gate has all its heads and channels.
   void expect_full(const tensor_row& row, const tensor<double>& x) const {
     const tensor_shape full =
@@ -259,58 +169,62 @@ class device_problem {
     }
   }
 
-  void* keep(buffer b) {
-    inputs_.push_back(std::move(b));
-    return inputs_.back().data();
+  /// Of a shape [B,T,heads] or [B,T,heads,channels].
+  struct extents {
+    std::int64_t T = 1, heads = 1, channels = 1;
+  };
+  static extents extents_of(const tensor_shape& shape) {
+    return {shape[1], shape[2], shape.size() == 4 ? shape[3] : 1};
   }
 
-  static cuda::tensor strided(void* data, const tensor_shape& shape) {
-    const std::int64_t head = shape.size() == 4 ? shape[3] : 1;
-    return {data, shape[1] * shape[2] * head, shape[2] * head, head};
-  }
-
-  /// In device memory; null for an absent tensor.  What was given in a wider
-  /// format than the kernels read must not be rounded behind its owner's back.
-  void* place(std::string_view name, const tensor<double>& x, dtype as) {
-    if (!x.present()) return nullptr;
-    const std::vector<std::byte> bytes = encode(as, x.data);
-    if (decode(as, bytes) != x.data) {
+  /// What was given in a wider format than the kernels read must not be rounded
+  /// behind its owner's back.
+  static void expect_held(std::string_view name, const tensor<double>& x,
+                          dtype as) {
+    if (decode(device_format(as), encode(device_format(as), x.data)) !=
+        x.data) {
       throw error(name, ": the CUDA kernels read it as ",
                   safetensors::dtype_name(as), ", which cannot hold it");
     }
-    return keep(buffer(bytes));
   }
   cuda::tensor upload(std::string_view name, const tensor<double>& x,
                       dtype as) {
     if (!x.present()) return {};
-    return strided(place(name, x, as), x.shape);
+    expect_held(name, x, as);
+    const auto [T, heads, channels] = extents_of(x.shape);
+    return session_.place(x.data, T, heads, channels, device_format(as)).at;
   }
   const float* floats(std::string_view name, const tensor<double>& x) {
-    return static_cast<const float*>(place(name, x, dtype::f32));
+    if (!x.present()) return nullptr;
+    expect_held(name, x, dtype::f32);
+    return static_cast<const float*>(session_.floats(x.data).at.data);
   }
 
   /// A tensor to be written, NaN until then.
   cuda::tensor output(const std::string& name, const tensor_shape& shape,
                       dtype as) {
-    const std::vector<double> unwritten(
-        element_count(shape), std::numeric_limits<double>::quiet_NaN());
-    outputs_.push_back({name, as, shape, buffer(encode(as, unwritten))});
-    return strided(outputs_.back().memory.data(), shape);
+    const auto [T, heads, channels] = extents_of(shape);
+    outputs_.push_back({name, as, shape,
+                        session_.blank(element_count(shape), T, heads, channels,
+                                       device_format(as))});
+    return outputs_.back().rows.at;
   }
   float* state(const std::string& name, const tensor_shape& shape) {
-    return static_cast<float*>(output(name, shape, dtype::f32).data);
+    outputs_.push_back(
+        {name, dtype::f32, shape, session_.blank_floats(element_count(shape))});
+    return static_cast<float*>(outputs_.back().rows.at.data);
   }
 
   struct written {
     std::string name;
     dtype as;
     tensor_shape shape;
-    buffer memory;
+    device_rows rows;
   };
 
   const dump& d_;
   cuda::problem p_;
-  std::vector<buffer> inputs_;
+  device_session session_;
   std::vector<written> outputs_;
 };
 

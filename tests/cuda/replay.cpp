@@ -13,15 +13,13 @@ carve::tensor<float> tensor_of(const values& x, tensor_shape shape) {
   return {std::move(shape), std::vector<float>(x.begin(), x.end())};
 }
 
-carve::family family_of(family f) { return carve::family_named(name_of(f)); }
-
 results replayed(const inputs& in) {
   const problem& s = in.shape;
   // Without a WY form there is no chunked replay, and fp32 inputs are not for
   // tensor cores; tests keep their bounds.
   if (s.family == family::value_erase || s.input == format::fp32) return {};
   const index_t B = s.B, T = s.T, H = s.H, HV = s.HV, K = s.K, V = s.V;
-  const carve::family_info& row = info(family_of(s.family));
+  const carve::family_info& row = info(s.family);
   carve::problem<float> p;
   p.family = row.id;
   p.scale = s.scale;

@@ -3,31 +3,23 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#include <cuda_runtime.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
-#include <stdexcept>
+#include <span>
 #include <utility>
+
+#include "program/device_session.hpp"
 
 namespace carve::cuda::test {
 namespace {
 
-bool has_beta(family f) {
-  return f == family::delta || f == family::gdn || f == family::kda;
-}
-int decay_channels(const problem& p) {
-  return p.family == family::delta ? 0 : p.family == family::gdn ? 1 : p.K;
-}
-int erase_channels(const problem& p) {
-  return p.family == family::gdn2 || p.family == family::carve ? p.K : 0;
-}
-int write_channels(const problem& p) {
-  if (has_beta(p.family)) return 0;
-  return p.family == family::carve ? 1 : p.V;
-}
+bool has_beta(family f) { return info(f).tied; }
+int decay_channels(const problem& p) { return gate_channels_of(p).g; }
+int erase_channels(const problem& p) { return gate_channels_of(p).b; }
+int write_channels(const problem& p) { return gate_channels_of(p).w; }
 std::size_t tokens(const problem& p) { return std::size_t(p.B) * p.T; }
 std::size_t states(const problem& p) {
   return std::size_t(p.N) * p.HV * p.K * p.V;
@@ -39,13 +31,6 @@ double sigmoid(double x) {
 }
 // Below fp32's smallest subnormal a decay is zero: the lattice relies on it.
 double decay(double g) { return g < -104 ? 0 : std::exp(g); }
-
-void require(cudaError_t e) {
-  if (e != cudaSuccess) throw std::runtime_error(cudaGetErrorString(e));
-}
-void require(const status& s) {
-  if (!s) throw std::runtime_error(s.text);
-}
 
 }  // namespace
 
@@ -300,11 +285,7 @@ const char* name_of(draw d) {
       "fast_channels", "binary_gates", "lattice"};
   return names[static_cast<int>(d)];
 }
-const char* name_of(family f) {
-  static const char* const names[] = {"delta", "gdn",   "kda",
-                                      "gdn2",  "carve", "value_erase"};
-  return names[static_cast<int>(f)];
-}
+const char* name_of(family f) { return info(f).name.data(); }
 
 inputs make(const sizes& s, draw d) {
   inputs in;
@@ -445,211 +426,112 @@ inputs make(const sizes& s, draw d) {
 
 namespace {
 
-/// Device memory that frees itself.
-class memory {
- public:
-  explicit memory(std::size_t bytes = 0) {
-    if (bytes != 0) require(cudaMalloc(&data_, bytes));
-  }
-  memory(memory&& o) noexcept : data_(std::exchange(o.data_, nullptr)) {}
-  memory& operator=(memory&&) = delete;
-  ~memory() { cudaFree(data_); }
-  void* get() const { return data_; }
-
- private:
-  void* data_ = nullptr;
-};
-
-std::size_t bytes_of(format f) { return f == format::fp32 ? 4 : 2; }
-
-std::vector<char> encoded(const values& x, format f) {
-  std::vector<char> raw(x.size() * bytes_of(f));
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    const float y = static_cast<float>(x[i]);
-    if (f == format::fp32)
-      reinterpret_cast<float*>(raw.data())[i] = y;
-    else if (f == format::bf16)
-      reinterpret_cast<__nv_bfloat16*>(raw.data())[i] = __float2bfloat16_rn(y);
-    else
-      reinterpret_cast<__half*>(raw.data())[i] = __float2half_rn(y);
-  }
-  return raw;
-}
-
-values decoded(const std::vector<char>& raw, format f) {
-  values x(raw.size() / bytes_of(f));
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    if (f == format::fp32)
-      x[i] = reinterpret_cast<const float*>(raw.data())[i];
-    else if (f == format::bf16)
-      x[i] = __bfloat162float(
-          reinterpret_cast<const __nv_bfloat16*>(raw.data())[i]);
-    else
-      x[i] = __half2float(reinterpret_cast<const __half*>(raw.data())[i]);
-  }
-  return x;
-}
+using program::device_rows;
 
 /// The device copies of one call.
-class session {
+class session : public program::device_session {
  public:
-  explicit session(const inputs& in) : in_(in), p_(in.shape) {}
+  explicit session(const inputs& in) : in_(in), p_(in.shape) {
+    p_.q = input(in.q, p_.H, p_.K, p_.input);
+    p_.k = input(in.k, p_.H, p_.K, p_.input);
+    p_.v = input(in.v, p_.HV, p_.V, p_.input);
+    p_.g = input(in.g, p_.HV, decay_channels(p_), p_.decay_format);
+    p_.beta = input(in.beta, p_.HV, 1, p_.input);
+    p_.b = input(in.b, p_.HV, p_.K, p_.input);
+    p_.e = input(in.e, p_.HV, p_.V, p_.input);
+    p_.w = input(in.w, p_.HV, write_channels(p_), p_.input);
+    p_.initial_state = array(in.initial_state);
+    p_.w_down = array(in.w_down);
+    p_.w_up = array(in.w_up);
+    if (!in.cu.empty())
+      p_.cu_seqlens = static_cast<const std::int64_t*>(
+          raw(std::as_bytes(std::span(in.cu))));
+  }
 
   problem& shape() { return p_; }
 
-  /// A device tensor with `padding` elements of NaN after each row.
-  tensor place(const values& x, int heads, int channels, format f) {
-    tensor t;
-    if (x.empty()) return t;
-    const int pitch = channels + in_.padding;
-    values padded(x.size() / channels * pitch,
-                  std::numeric_limits<double>::quiet_NaN());
-    for (std::size_t i = 0; i < x.size(); ++i)
-      padded[i / channels * pitch + i % channels] = x[i];
-    t.data = upload(encoded(padded, f));
-    t.head = pitch;
-    t.token = std::int64_t(pitch) * heads;
-    t.batch = t.token * p_.T;
-    return t;
-  }
-  tensor blank(std::size_t size, int heads, int channels, format f) {
-    return place(values(size, std::numeric_limits<double>::quiet_NaN()), heads,
-                 channels, f);
+  /// A tensor that the kernels read; absent where there are no values.
+  tensor input(const values& x, int heads, int channels, format f) {
+    if (x.empty()) return {};
+    return place(x, p_.T, heads, channels, f, in_.padding).at;
   }
   float* array(const values& x) {
-    return x.empty() ? nullptr
-                     : static_cast<float*>(upload(encoded(x, format::fp32)));
+    return x.empty() ? nullptr : static_cast<float*>(floats(x).at.data);
   }
-  float* blank_array(std::size_t size) {
-    return array(values(size, std::numeric_limits<double>::quiet_NaN()));
-  }
-  void* upload(const std::vector<char>& raw) {
-    kept_.emplace_back(raw.size());
-    require(cudaMemcpy(kept_.back().get(), raw.data(), raw.size(),
-                       cudaMemcpyHostToDevice));
-    return kept_.back().get();
-  }
-  values fetch(const tensor& t, std::size_t size, int channels, format f) {
+
+  /// Hands out `size` elements of NaN to be written, and reads them into `to`
+  /// when `collect` is called; absent for no elements.
+  tensor output(values& to, std::size_t size, int heads, int channels,
+                format f) {
     if (size == 0) return {};
-    const int pitch = channels + in_.padding;
-    const values padded =
-        download(t.data, size / channels * pitch * bytes_of(f), f);
-    values x(size);
-    for (std::size_t i = 0; i < size; ++i)
-      x[i] = padded[i / channels * pitch + i % channels];
-    return x;
+    outputs_.push_back(
+        {&to, blank(size, p_.T, heads, channels, f, in_.padding)});
+    return outputs_.back().second.at;
   }
-  values download(const void* data, std::size_t bytes, format f) {
-    std::vector<char> raw(bytes);
-    require(cudaMemcpy(raw.data(), data, bytes, cudaMemcpyDeviceToHost));
-    return decoded(raw, f);
+  float* output_array(values& to, std::size_t size) {
+    if (size == 0) return nullptr;
+    outputs_.push_back({&to, blank_floats(size)});
+    return static_cast<float*>(outputs_.back().second.at.data);
   }
-  void place_inputs() {
-    const problem& s = in_.shape;
-    p_.q = place(in_.q, s.H, s.K, s.input);
-    p_.k = place(in_.k, s.H, s.K, s.input);
-    p_.v = place(in_.v, s.HV, s.V, s.input);
-    p_.g = place(in_.g, s.HV, std::max(1, decay_channels(s)), s.decay_format);
-    p_.beta = place(in_.beta, s.HV, 1, s.input);
-    p_.b = place(in_.b, s.HV, s.K, s.input);
-    p_.e = place(in_.e, s.HV, s.V, s.input);
-    p_.w = place(in_.w, s.HV, std::max(1, write_channels(s)), s.input);
-    p_.initial_state = array(in_.initial_state);
-    p_.w_down = array(in_.w_down);
-    p_.w_up = array(in_.w_up);
-    if (!in_.cu.empty()) {
-      const char* raw = reinterpret_cast<const char*>(in_.cu.data());
-      p_.cu_seqlens = static_cast<const std::int64_t*>(
-          upload({raw, raw + in_.cu.size() * sizeof(std::int64_t)}));
-    }
+  void collect() const {
+    for (const auto& [to, rows] : outputs_) *to = read(rows);
   }
 
  private:
   const inputs& in_;
   problem p_;
-  std::vector<memory> kept_;
+  std::vector<std::pair<values*, device_rows>> outputs_;
 };
 
 }  // namespace
 
 results run(const inputs& in, path how, bool backward_too) {
   session s(in);
-  s.place_inputs();
   const problem& p = s.shape();
-  const int gc = decay_channels(p), bc = erase_channels(p),
-            wc = write_channels(p);
-  results out;
-  {
-    outputs o;
-    o.o = s.blank(tokens(p) * p.HV * p.V, p.HV, p.V, p.input);
-    o.final_state = s.blank_array(states(p));
-    std::size_t bytes = 0;
-    require(forward_workspace(p, &bytes, how));
-    // Garbage in the workspace must not matter.
-    memory workspace(bytes);
-    if (bytes != 0) require(cudaMemset(workspace.get(), 0xff, bytes));
-    require(forward(p, o, workspace.get(), bytes, nullptr, how));
-    require(cudaDeviceSynchronize());
-    out.o = s.fetch(o.o, tokens(p) * p.HV * p.V, p.V, p.input);
-    out.final_state = s.download(o.final_state, states(p) * 4, format::fp32);
-  }
-  if (!backward_too) return out;
-  gradients g;
-  g.d_o = s.place(in.d_o, p.HV, p.V, p.input);
-  g.d_final_state = s.array(in.d_final_state);
+  results got;
   const std::size_t keys = tokens(p) * p.H * p.K, rows = tokens(p) * p.HV;
-  g.dq = s.blank(keys, p.H, p.K, p.input);
-  g.dk = s.blank(keys, p.H, p.K, p.input);
-  g.dv = s.blank(rows * p.V, p.HV, p.V, p.input);
-  g.dg = s.blank(rows * gc, p.HV, std::max(1, gc), format::fp32);
-  g.dbeta = s.blank(has_beta(p.family) ? rows : 0, p.HV, 1, p.input);
-  g.db = s.blank(rows * bc, p.HV, p.K, p.input);
-  const std::size_t de = p.family == family::value_erase ? rows * p.V : 0;
-  g.de = s.blank(de, p.HV, p.V, p.input);
-  g.dw = s.blank(rows * wc, p.HV, std::max(1, wc), p.input);
-  g.d_initial_state = s.blank_array(states(p));
-  const bool content = p.family == family::carve;
-  const std::size_t down = content ? std::size_t(p.HV) * p.rank * p.V : 0;
-  const std::size_t up = content ? std::size_t(p.HV) * p.rank * p.K : 0;
-  g.d_w_down = s.blank_array(down);
-  g.d_w_up = s.blank_array(up);
-  std::size_t bytes = 0;
-  require(backward_workspace(p, &bytes, how));
-  memory workspace(bytes);
-  if (bytes != 0) require(cudaMemset(workspace.get(), 0xff, bytes));
-  require(backward(p, g, workspace.get(), bytes, nullptr, how));
-  require(cudaDeviceSynchronize());
-  out.dq = s.fetch(g.dq, keys, p.K, p.input);
-  out.dk = s.fetch(g.dk, keys, p.K, p.input);
-  out.dv = s.fetch(g.dv, rows * p.V, p.V, p.input);
-  out.dg = s.fetch(g.dg, rows * gc, std::max(1, gc), format::fp32);
-  out.dbeta = s.fetch(g.dbeta, has_beta(p.family) ? rows : 0, 1, p.input);
-  out.db = s.fetch(g.db, rows * bc, p.K, p.input);
-  out.de = s.fetch(g.de, de, p.V, p.input);
-  out.dw = s.fetch(g.dw, rows * wc, std::max(1, wc), p.input);
-  out.d_initial_state =
-      s.download(g.d_initial_state, states(p) * 4, format::fp32);
-  if (content) {
-    out.d_w_down = s.download(g.d_w_down, down * 4, format::fp32);
-    out.d_w_up = s.download(g.d_w_up, up * 4, format::fp32);
+  outputs o;
+  o.o = s.output(got.o, rows * p.V, p.HV, p.V, p.input);
+  o.final_state = s.output_array(got.final_state, states(p));
+  s.run(p, o, how);
+  if (backward_too) {
+    const gate_channels have = gate_channels_of(p);
+    gradients g;
+    g.d_o = s.input(in.d_o, p.HV, p.V, p.input);
+    g.d_final_state = s.array(in.d_final_state);
+    g.dq = s.output(got.dq, keys, p.H, p.K, p.input);
+    g.dk = s.output(got.dk, keys, p.H, p.K, p.input);
+    g.dv = s.output(got.dv, rows * p.V, p.HV, p.V, p.input);
+    g.dg = s.output(got.dg, rows * have.g, p.HV, have.g, format::fp32);
+    g.dbeta = s.output(got.dbeta, rows * have.beta, p.HV, 1, p.input);
+    g.db = s.output(got.db, rows * have.b, p.HV, have.b, p.input);
+    g.de = s.output(got.de, rows * have.e, p.HV, have.e, p.input);
+    g.dw = s.output(got.dw, rows * have.w, p.HV, have.w, p.input);
+    g.d_initial_state = s.output_array(got.d_initial_state, states(p));
+    if (info(p.family).content_gate) {
+      const std::size_t inner = std::size_t(p.HV) * p.rank;
+      g.d_w_down = s.output_array(got.d_w_down, inner * p.V);
+      g.d_w_up = s.output_array(got.d_w_up, inner * p.K);
+    }
+    s.run(p, g, how);
   }
-  return out;
+  s.collect();
+  return got;
 }
 
 results run_decode(const inputs& in) {
   session s(in);
-  s.place_inputs();
   problem p = s.shape();
   p.initial_state = nullptr;
-  const tensor o = s.blank(tokens(p) * p.HV * p.V, p.HV, p.V, p.input);
-  float* state =
-      s.array(in.initial_state.empty() ? values(states(p)) : in.initial_state);
-  require(decode(p, o, state, nullptr));
-  require(cudaDeviceSynchronize());
-  results out;
-  out.o = s.fetch(o, tokens(p) * p.HV * p.V, p.V, p.input);
-  out.final_state = s.download(state, states(p) * 4, format::fp32);
-  return out;
+  results got;
+  const tensor o = s.output(got.o, tokens(p) * p.HV * p.V, p.HV, p.V, p.input);
+  const device_rows state =
+      s.floats(in.initial_state.empty() ? values(states(p)) : in.initial_state);
+  program::require(decode(p, o, static_cast<float*>(state.at.data), nullptr));
+  program::require(cudaDeviceSynchronize());
+  s.collect();
+  got.final_state = s.read(state);
+  return got;
 }
 
 }  // namespace carve::cuda::test

@@ -4,7 +4,7 @@
 // share the K keys of each column.  Columns never meet, save for the window
 // mean of the content gate, where one block walks all of them window by
 // window.
-#include "general.cuh"
+#include "plain/plain.cuh"
 
 namespace carve::cuda {
 namespace general {
@@ -16,7 +16,7 @@ template <int KPL, int TV>
 std::size_t forward_shared(const problem& p, int threads) {
   const int columns = threads / 32 * TV;
   std::size_t floats = stage_tokens * (4 * 32 * KPL + 2 * columns) + 32 * KPL;
-  if (p.family == family::carve) floats += p.rank + p.V;
+  if (info(p.family).content_gate) floats += p.rank + p.V;
   return floats * sizeof(float);
 }
 
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(512)
   const int n = blockIdx.x / p.HV, hv = blockIdx.x % p.HV;
   const int h = hv / (p.HV / p.H);
   const sequence_span span = span_of(p.cu_seqlens, p.T, n);
-  const bool content = p.family == family::carve;
+  const bool content = a.content;
 
   extern __shared__ float4 shared_base[];
   float* qs = reinterpret_cast<float*>(shared_base);
@@ -196,14 +196,9 @@ __global__ void __launch_bounds__(512)
 
 arguments forward_arguments(const problem& p, void* workspace,
                             std::size_t* used) {
-  arguments a{};
-  a.p = p;
-  a.gate = gates_of(p, p.q.data);
-  a.cut = segments_of(p);
-  a.kpad = 32 * key_lanes(p.K);
+  arguments a = arguments_of(p);
   carver ws(workspace);
-  if (p.family == family::carve)
-    a.state = ws.take(std::int64_t(p.N) * p.HV * p.K * p.V);
+  if (a.content) a.state = ws.take(std::int64_t(p.N) * p.HV * p.K * p.V);
   *used = ws.used();
   return a;
 }
@@ -212,7 +207,7 @@ template <class T, int KPL>
 status launch_forward(const arguments& a, CUstream_st* stream) {
   constexpr int TV = 4;
   const problem& p = a.p;
-  const bool content = p.family == family::carve;
+  const bool content = a.content;
   const int threads = content ? std::min(512, (p.V + TV - 1) / TV * 32)
                               : block_columns / TV * 32;
   const std::size_t shared = forward_shared<KPL, TV>(p, threads);

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "common.cuh"
+#include "gates.cuh"
 #include "kernels.hpp"
 
 namespace carve::cuda::general {
@@ -41,7 +42,7 @@ struct segmentation {
 
 inline segmentation segments_of(const problem& p) {
   const int longest = stage_tokens * segment_stages;
-  if (p.family != family::carve) return {longest, 1, longest};
+  if (!info(p.family).content_gate) return {longest, 1, longest};
   const int parts = (p.window + longest - 1) / longest;
   return {p.window, parts, (p.window + parts - 1) / parts};
 }
@@ -64,6 +65,8 @@ struct arguments {
   float* d_mean;      // what every o of the window receives, [N][HV][V]
   float* d_gate;      // per sequence dW_down then dW_up
   bool by_slot;       // partials indexed by (n, token of the segment)
+  int tied;           // b and w are one tensor, beta
+  int content;        // b holds logits, the content is added to them
 };
 
 __device__ __forceinline__ std::int64_t partial_row(const arguments& a, int n,
@@ -190,7 +193,7 @@ __device__ __forceinline__ void stage_keys_as(const arguments& a,
       const bool in = i < p.K;
       const float key = in ? to_float(k_raw[u]) : 0.0f;
       float erase = a.gate.b.present ? to_float(b_raw[u]) : 1.0f;
-      if (p.family == family::carve) erase = sigmoid(erase + shift[i]);
+      if (a.content) erase = sigmoid(erase + shift[i]);
       if constexpr (Queries) qs[x] = in ? to_float(q_raw[u]) : 0.0f;
       ks[x] = key;
       as[x] = a.gate.g.present ? expf(to_float(g_raw[u])) : 1.0f;
@@ -260,6 +263,18 @@ class carver {
 };
 
 inline int key_lanes(int K) { return K <= 64 ? 2 : K <= 128 ? 4 : 8; }
+
+/// What both passes are told of the problem.
+inline arguments arguments_of(const problem& p) {
+  arguments a{};
+  a.p = p;
+  a.gate = gates_of(p, p.q.data);
+  a.tied = info(p.family).tied;
+  a.content = info(p.family).content_gate;
+  a.cut = segments_of(p);
+  a.kpad = 32 * key_lanes(p.K);
+  return a;
+}
 
 /// Runs the forward kernel, as a call of its own or as the backward's first
 /// pass, which keeps checkpoints and window means.

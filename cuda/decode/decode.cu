@@ -12,6 +12,7 @@
 // (programmatic dependent launch): until that one has ended, the blocks only
 // ask for states to be brought to the second level, which changes nothing.
 #include "common.cuh"
+#include "gates.cuh"
 #include "kernels.hpp"
 
 namespace carve::cuda {

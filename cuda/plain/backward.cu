@@ -6,7 +6,7 @@
 // an unrolled walk over registers is bound by its own instructions.  Sums over
 // value columns (dq, dk, db, dg) leave each block as a partial that a second
 // kernel adds in a fixed order, so a result does not depend on what else runs.
-#include "general.cuh"
+#include "plain/plain.cuh"
 
 namespace carve::cuda {
 namespace general {
@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(block_columns / TV * 32, KPL == 8 ? 1 : 3)
   const int h = hv / (p.HV / p.H);
   const int column0 = blockIdx.y * block_columns;
   const int column = column0 + warp * TV;
-  const bool content = p.family == family::carve;
+  const bool content = a.content;
   const sequence_span span = span_of(p.cu_seqlens, p.T, n);
   const std::int64_t first = a.cut.begin(segment);
   const std::int64_t head_state =
@@ -243,7 +243,7 @@ __global__ void __launch_bounds__(block_columns / TV * 32, KPL == 8 ? 1 : 3)
             static_cast<T*>(out.dv.data)[offset(out.dv, span.batch, token, hv) +
                                          column + j] =
                 from_float<T>(du[j] * ws[x]);
-          if (out.dw.data != nullptr && !content)
+          if (out.dw.data != nullptr && a.gate.w.step != 0)
             static_cast<T*>(out.dw.data)[offset(out.dw, span.batch, token, hv) +
                                          column + j] =
                 from_float<T>(du[j] * vs[x]);
@@ -355,40 +355,34 @@ __global__ void reduce_kernel(const __grid_constant__ arguments a,
           a.gate.b.x.data,
           offset(a.gate.b.x, span.batch, token, hv) + i * a.gate.b.step,
           p.input);
-      if (p.family == family::carve)
+      if (a.content)
         b = sigmoid(b + a.gate_shift[(std::int64_t(n) * p.HV + hv) * p.K + i]);
     }
     dq_sum += dq;
     dk_sum += dk + dr * b;
     float db = dr * k;
-    switch (p.family) {
-      case family::carve:
-        db *= b * (1.0f - b);
-        if (in) from[2 * a.kpad + i] = db;  // read again, unrounded, below
-        if (i == 0 && out.dw.data != nullptr)
-          store_from_float(out.dw.data, offset(out.dw, span.batch, token, hv),
-                           p.input, dw);
-        [[fallthrough]];
-      case family::gdn2:
-        if (in && out.db.data != nullptr)
-          store_from_float(out.db.data,
-                           offset(out.db, span.batch, token, hv) + i, p.input,
-                           db);
-        break;
-      case family::value_erase:
-        break;
-      default: {
-        const float sum = block_sum(db, scratch);
-        if (i == 0 && out.dbeta.data != nullptr)
-          store_from_float(out.dbeta.data,
-                           offset(out.dbeta, span.batch, token, hv), p.input,
-                           sum + dw);
-      }
+    if (a.content) {
+      db *= b * (1.0f - b);
+      if (in) from[2 * a.kpad + i] = db;  // read again, unrounded, below
+    }
+    if (a.tied) {
+      const float sum = block_sum(db, scratch);
+      if (i == 0 && out.dbeta.data != nullptr)
+        store_from_float(out.dbeta.data,
+                         offset(out.dbeta, span.batch, token, hv), p.input,
+                         sum + dw);
+    } else {
+      if (a.gate.w.step == 0 && i == 0 && out.dw.data != nullptr)
+        store_from_float(out.dw.data, offset(out.dw, span.batch, token, hv),
+                         p.input, dw);
+      if (in && out.db.data != nullptr)
+        store_from_float(out.db.data, offset(out.db, span.batch, token, hv) + i,
+                         p.input, db);
     }
     if (out.dg.data != nullptr) {
       float* to = static_cast<float*>(out.dg.data) +
                   offset(out.dg, span.batch, token, hv);
-      if (p.family == family::gdn) {
+      if (a.gate.g.step == 0) {
         const float sum = block_sum(dg, scratch);
         if (i == 0) *to = sum;
       } else if (in) {
@@ -493,11 +487,7 @@ __global__ void gate_sum_kernel(const __grid_constant__ arguments a) {
 
 arguments backward_arguments(const problem& p, void* workspace,
                              std::size_t* used) {
-  arguments a{};
-  a.p = p;
-  a.gate = gates_of(p, p.q.data);
-  a.cut = segments_of(p);
-  a.kpad = 32 * key_lanes(p.K);
+  arguments a = arguments_of(p);
   carver ws(workspace);
   const std::int64_t heads = std::int64_t(p.N) * p.HV;
   const std::int64_t tokens = std::int64_t(p.B) * p.T;
@@ -508,7 +498,7 @@ arguments backward_arguments(const problem& p, void* workspace,
   const std::int64_t rows =
       a.by_slot ? std::int64_t(p.N) * a.cut.length : tokens;
   a.partial = ws.take(rows * p.HV * (p.V / block_columns) * row_floats(a.kpad));
-  if (p.family == family::carve) {
+  if (a.content) {
     a.state = ws.take(heads * p.K * p.V);
     a.mean = ws.take(slots / a.cut.parts * p.HV * p.V);
     a.gate_shift = ws.take(heads * p.K);
@@ -524,7 +514,7 @@ template <class T, int KPL>
 status launch_backward(const arguments& a, CUstream_st* stream) {
   constexpr int TV = KPL == 8 ? 2 : 4;
   const problem& p = a.p;
-  const int rank = p.family == family::carve ? p.rank : 0;
+  const int rank = a.content ? p.rank : 0;
   const std::size_t shared = walk_shared<KPL, TV>(rank);
   const auto kernel = walk_kernel<T, KPL, TV>;
   CARVE_CUDA_TRY(
@@ -589,7 +579,7 @@ status backward_general(const problem& p, const gradients& grad,
     return {workspace_too_small,
             "workspace is smaller than backward_workspace"};
   a.grad = grad;
-  if (p.family == family::carve)
+  if (a.content)
     CARVE_CUDA_TRY(cudaMemsetAsync(
         a.d_gate, 0,
         sizeof(float) * std::size_t(p.N) * p.HV * p.rank * (p.V + p.K),
