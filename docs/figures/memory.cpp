@@ -1,6 +1,6 @@
 /// How do states remember, forget and grow?  The drawings of the chapters on
 /// the delta rule, decay, the gates and stability.
-#include <carve/gates.hpp>
+#include <carve/family.hpp>
 #include <carve/recurrence.hpp>
 
 #include "sequence.hpp"

@@ -30,14 +30,15 @@ int main(int argc, char** argv) {
     clouds.push_back(cloud);
   }
   svg drawing(480, 450, "Kernel errors against their units");
-  const scale axis{1e-3, 1e-2, true, {1e-3, 2e-3, 5e-3, 1e-2}, ""};
+  const double low = 3e-4, high = 2e-2;
+  const scale axis{low, high, true, {5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2}, ""};
   scale x = axis, y = axis;
   x.title = "the unit: error that the formats explain";
   y.title = "error of the kernel's tensor, relative RMS";
-  std::vector<curve> lines{{"ratio 1", {1e-3, 1e-2}, {1e-3, 1e-2}, 6, false},
+  std::vector<curve> lines{{"ratio 1", {low, high}, {low, high}, 6, false},
                            {"ratio 1.5, the limit",
-                            {1e-3, 1e-2 / 1.5},
-                            {1.5e-3, 1e-2},
+                            {low, high / 1.5},
+                            {1.5 * low, high},
                             2,
                             true}};
   plot(drawing, 64, 34, 396, 270, x, y, lines);

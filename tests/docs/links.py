@@ -54,6 +54,7 @@ def broken_in_sources(root):
         if any(p.startswith(skipped) for p in parts):
             continue
         text = re.sub(r"```.*?```", "", path.read_text(), flags=re.S)
+        text = re.sub(r"^    .*$", "", text, flags=re.M)  # code too
         for link in re.findall(r"\]\(([^)\s]+)\)", text):
             target = link.partition("#")[0]
             if re.match(r"[a-z]+:", link) or not target:
