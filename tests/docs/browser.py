@@ -1,6 +1,6 @@
 """Do the built pages work in a browser?
 
-browser.py HTML [--pages NAME...] [--pictures FOLDER]: every page that a reader
+browser.py HTML [--pages NAME...] [--pictures FOLDER]: each page that a reader
 meets, in a headless Chromium at three widths, light and dark.  A page fails on
 a message of level error in the console, a formula that MathJax did not render
 or rendered as an error, a drawing that is missing, or content wider than the
@@ -237,7 +237,7 @@ def reader_pages(site):
     """The pages made from Markdown, and the map of the headers."""
     made_of_code = re.compile(
         r".*(_8hpp|_8h|_source|members)\b|(struct|class|namespace|dir_|files|"
-        r"annotated|hierarchy|functions|globals|concepts|pages|index)"
+        r"annotated|hierarchy|functions|globals|concept|pages|index)"
     )
     return ["index.html", "carve_8hpp.html"] + [
         path.name
@@ -256,6 +256,7 @@ def expected(site, name):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("site", type=pathlib.Path)
+    parser.add_argument("folders", nargs="*", help="not used")
     parser.add_argument("--pages", nargs="*")
     parser.add_argument("--pictures", type=pathlib.Path)
     options = parser.parse_args()
