@@ -47,8 +47,9 @@ void matrices(const made& to) {
 /// Boxes of one chunk and what each needs: left what is known before the state,
 /// right what has to wait for it.
 void dataflow(const made& to) {
-  svg drawing(480, 420, "What a chunk computes before and after its state is"
-                        " known");
+  svg drawing(480, 420,
+              "What a chunk computes before and after its state is"
+              " known");
   drawing.rect(4, 26, 226, 360, "wash");
   drawing.text(14, 20, "all chunks at once", "start", "faint-label");
   drawing.text(262, 20, "one chunk after the other", "start", "faint-label");
@@ -114,8 +115,10 @@ void schedule(const made& to) {
     }
     x += 118;
   }
-  drawing.text(6, 216, "time runs to the right; blue: form and invert I + L;"
-               " green: products with the state", "start", "faint-label small");
+  drawing.text(6, 216,
+               "time runs to the right; blue: form and invert I + L;"
+               " green: products with the state",
+               "start", "faint-label small");
   to.drawing("schedule", drawing.str());
 }
 

@@ -31,19 +31,18 @@ enum class fault {
 };
 
 const char* title(fault f) {
-  const char* const titles[] = {
-      "none",
-      "log decay taken to base 2",
-      "erase looks before the decay",
-      "erase gate on the value axis",
-      "write gate on the erased part too",
-      "decay ratio one token late",
-      "start state not decayed",
-      "start state of a chunk dropped",
-      "ragged last chunk lost",
-      "T transposed",
-      "read before the update",
-      "state kept in bf16"};
+  const char* const titles[] = {"none",
+                                "log decay taken to base 2",
+                                "erase looks before the decay",
+                                "erase gate on the value axis",
+                                "write gate on the erased part too",
+                                "decay ratio one token late",
+                                "start state not decayed",
+                                "start state of a chunk dropped",
+                                "ragged last chunk lost",
+                                "T transposed",
+                                "read before the update",
+                                "state kept in bf16"};
   return titles[static_cast<int>(f)];
 }
 
@@ -76,8 +75,8 @@ Matrix token_loop(const sequence& s, fault f) {
       erased = s.k.row(t).cwiseProduct(s.b.row(t)) * asked;
     }
     if (f == fault::gated_erase) erased = erased.cwiseProduct(s.w.row(t));
-    S += s.k.row(t).transpose() *
-         (s.w.row(t).cwiseProduct(s.v.row(t)) - erased);
+    S +=
+        s.k.row(t).transpose() * (s.w.row(t).cwiseProduct(s.v.row(t)) - erased);
     if (f == fault::state_bf16) {
       for (index_t i = 0; i < S.size(); ++i) {
         S.data()[i] = carve::round_to<carve::format::bf16>(S.data()[i]);
@@ -145,19 +144,19 @@ int main(int argc, char** argv) {
   const double cell = 3, high = cell * V, row = high + 56;
   svg drawing(480, 34 + row * ((count + 1) / 2),
               "Where eleven faults show in the output");
-  drawing.text(8, 16, "tokens to the right, value channels down; full colour:"
-                      " three times the RMS error",
+  drawing.text(8, 16,
+               "tokens to the right, value channels down; full colour:"
+               " three times the RMS error",
                "start", "faint-label small");
   std::vector<std::vector<std::string>> rows{
       {"fault", "relative RMS error", "first token wrong"}};
   for (int n = 1; n <= count; ++n) {
     const fault f = static_cast<fault>(n);
-    const bool in_chunks =
-        f == fault::ratio_late || f == fault::state_not_decayed ||
-        f == fault::state_dropped || f == fault::tail_lost ||
-        f == fault::transposed_inverse;
-    const Matrix wrong =
-        (in_chunks ? chunked(s, f) : token_loop(s, f)) - exact;
+    const bool in_chunks = f == fault::ratio_late ||
+                           f == fault::state_not_decayed ||
+                           f == fault::state_dropped || f == fault::tail_lost ||
+                           f == fault::transposed_inverse;
+    const Matrix wrong = (in_chunks ? chunked(s, f) : token_loop(s, f)) - exact;
     const double error = rms(wrong) / rms(exact);
     must(error > 1e-4, std::string("this fault shows: ") + title(f));
     index_t first = 0;

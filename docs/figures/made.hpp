@@ -72,8 +72,8 @@ inline std::string scientific(double x, int digits = 2) {
 
 /// An exact number as TeX: an integer or a fraction.
 template <class T>
-  requires(!std::is_base_of_v<Eigen::EigenBase<T>, T>)
-std::string tex(const T& x) {
+requires(!std::is_base_of_v<Eigen::EigenBase<T>, T>) std::string
+    tex(const T& x) {
   std::ostringstream out;
   out << x;
   const std::string text = out.str();

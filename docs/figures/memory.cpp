@@ -66,8 +66,8 @@ void recall(const made& to) {
     }
   }
   svg drawing(480, 380, "Relative error of recall against stored pairs");
-  plot(drawing, 60, 34, 400, 230, {0, 64, false, {0, 16, 32, 48, 64},
-                                   "pairs stored (K = V = 32)"},
+  plot(drawing, 60, 34, 400, 230,
+       {0, 64, false, {0, 16, 32, 48, 64}, "pairs stored (K = V = 32)"},
        {0, 4.5, false, {0, 1, 2, 3, 4}, "relative error of recall"}, curves);
   legend(drawing, 80, 325, {curves[0], curves[1]});
   legend(drawing, 230, 325, {curves[2], curves[3]});
@@ -108,9 +108,9 @@ void reflection(const made& to) {
 
 /// How much of a value is left n tokens later.
 void half_life(const made& to) {
-  std::vector<std::vector<std::string>> rows{
-      {"log decay g", "decay exp(g)", "half-life, tokens", "1e-3 after",
-       "2^-8 after"}};
+  std::vector<std::vector<std::string>> rows{{"log decay g", "decay exp(g)",
+                                              "half-life, tokens", "1e-3 after",
+                                              "2^-8 after"}};
   for (const double g : {-1e-3, -1e-2, -0.05, -0.1, -0.5, -1.0, -5.0}) {
     const auto after = [&](double left) {
       return places(std::ceil(std::log(left) / g - 1e-9), 0);
@@ -144,11 +144,19 @@ void family_figure(const made& to) {
           const double x = x0 + cell * j, yy = y - 3 + cell * i;
           double shade = 0;
           switch (axes[c]) {
-            case carve::axis::none: break;
-            case carve::axis::head: shade = 0.55; break;
-            case carve::axis::key: shade = 0.2 + 0.26 * i; break;
-            case carve::axis::value: shade = 0.2 + 0.26 * j; break;
-            case carve::axis::mask: shade = 0.2 + 0.2 * ((7 * i + 5 * j) % 5);
+            case carve::axis::none:
+              break;
+            case carve::axis::head:
+              shade = 0.55;
+              break;
+            case carve::axis::key:
+              shade = 0.2 + 0.26 * i;
+              break;
+            case carve::axis::value:
+              shade = 0.2 + 0.26 * j;
+              break;
+            case carve::axis::mask:
+              shade = 0.2 + 0.2 * ((7 * i + 5 * j) % 5);
           }
           if (shade > 0) {
             drawing.rect(x, yy, cell, cell, "f" + std::to_string(c + 1),
@@ -167,10 +175,14 @@ void family_figure(const made& to) {
     }
     y += row;
   }
-  drawing.text(8, y + 14, "Rows of a square: key channels; columns: value"
-               " channels.", "start", "faint-label small");
-  drawing.text(8, y + 30, "One shade: one number a head. β: erase and write"
-               " are one number.", "start", "faint-label small");
+  drawing.text(8, y + 14,
+               "Rows of a square: key channels; columns: value"
+               " channels.",
+               "start", "faint-label small");
+  drawing.text(8, y + 30,
+               "One shade: one number a head. β: erase and write"
+               " are one number.",
+               "start", "faint-label small");
   to.drawing("family", drawing.str());
 }
 
@@ -224,9 +236,8 @@ void growth(const made& to) {
         s.b(t, t % 2) = 1;
       } else {
         // Rows of three keys, gates in rotation; from the ledger, STAB-2.
-        const double keys[3][3] = {{569, -501, 652},
-                                   {-652, -569, 501},
-                                   {-501, 652, 569}};
+        const double keys[3][3] = {
+            {569, -501, 652}, {-652, -569, 501}, {-501, 652, 569}};
         const int gate[3] = {1, 2, 0};
         for (int i = 0; i < 3; ++i) s.k(t, i) = keys[t % 3][i];
         s.k.row(t).normalize();
@@ -259,8 +270,7 @@ void growth(const made& to) {
   const double grown2 = follow("key axis, 2 keys in turn", two, 1, false);
   sequence decayed = three;
   decayed.g = Matrix::Constant(T, 1, std::log(std::sqrt(0.75)));
-  const double held =
-      follow("the same 3, decay √3/2", decayed, 2, true);
+  const double held = follow("the same 3, decay √3/2", decayed, 2, true);
   sequence value = three;
   value.b = Matrix();
   value.e = Matrix::Constant(T, 1, 1.0);

@@ -22,8 +22,8 @@ using Single = carve::matrix<float>;
 struct rounding {
   format to;
   void operator()(Single& m) const {
-    carve::round_all(
-        to, std::span(m.data(), static_cast<std::size_t>(m.size())));
+    carve::round_all(to,
+                     std::span(m.data(), static_cast<std::size_t>(m.size())));
   }
 };
 
@@ -198,16 +198,22 @@ void truncation(const made& to) {
     }
     curves.push_back(c);
   }
-  curves.push_back({"the decay itself", {-24, -1}, {std::exp2(-24), 0.5}, 6,
-                    true});
+  curves.push_back(
+      {"the decay itself", {-24, -1}, {std::exp2(-24), 0.5}, 6, true});
   must(curves[0].y[19] <= std::exp2(-20) * 2, "unit keys: the bound holds");
   must(curves[2].y[19] > 1, "long keys: the dropped state has grown");
   to.value("truncation.long", number(curves[2].y[19], 2));
   svg drawing(480, 400, "What a dropped state would have contributed");
   plot(drawing, 64, 34, 396, 250,
-       {-24, 0, false, {-24, -20, -16, -12, -8, -4, 0},
+       {-24,
+        0,
+        false,
+        {-24, -20, -16, -12, -8, -4, 0},
         "log2 of the decay since the cut"},
-       {1e-8, 1e8, true, {1e-8, 1e-4, 1, 1e4, 1e8},
+       {1e-8,
+        1e8,
+        true,
+        {1e-8, 1e-4, 1, 1e4, 1e8},
         "contribution of the dropped state"},
        curves);
   legend(drawing, 84, 345, curves);
@@ -249,8 +255,7 @@ void cost(const made& to) {
                    static_cast<double>(depth) / T};
   };
   h.b = {b.data(), K, 1};
-  const counted token =
-      count([&] { carve::recurrent_forward(h, out, end); });
+  const counted token = count([&] { carve::recurrent_forward(h, out, end); });
   carve::head<scalar> values = h;
   values.b = {}, values.e = {e.data(), V, 1};
   std::vector<curve> work{{"WY form", {}, {}, 1, false, true},
@@ -277,12 +282,14 @@ void cost(const made& to) {
   svg drawing(480, 560, "Work and serial depth against the chunk length");
   const scale x{1, 256, true, {1, 4, 16, 64, 256}, "chunk length C"};
   plot(drawing, 64, 34, 396, 180, x,
-       {0, 6, false, {0, 1, 2, 3, 4, 5, 6},
+       {0,
+        6,
+        false,
+        {0, 1, 2, 3, 4, 5, 6},
         "multiplications a token, of the token loop's"},
        work);
   plot(drawing, 64, 300, 396, 150, x,
-       {1, 256, true, {1, 4, 16, 64, 256},
-        "operations in a row a token"},
+       {1, 256, true, {1, 4, 16, 64, 256}, "operations in a row a token"},
        depth);
   legend(drawing, 84, 512, work);
   to.drawing("cost", drawing.str());

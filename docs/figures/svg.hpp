@@ -68,8 +68,8 @@ class svg {
     body_ << "/>\n";
   }
   void circle(double x, double y, double r, const std::string& style) {
-    body_ << "<circle cx='" << x << "' cy='" << y << "' r='" << r
-          << "' class='" << style << "'/>\n";
+    body_ << "<circle cx='" << x << "' cy='" << y << "' r='" << r << "' class='"
+          << style << "'/>\n";
   }
   void path(const std::string& d, const std::string& style) {
     body_ << "<path d='" << d << "' class='" << style << "'/>\n";
@@ -104,10 +104,12 @@ class svg {
                                  "#8e3b8c", "#7a6a00", "#4a5568"};
     const char* const dark[] = {"#7db8f0", "#f0a070", "#7fd0a0",
                                 "#dc98da", "#d8c860", "#a8b2c2"};
-    std::string page = ".carve-figure{--cv-ink:#1f2933;--cv-faint:#66727f;"
-                       "--cv-wash:#eef1f4;";
-    std::string alone = "--cv-ink:#e4e8ec;--cv-faint:#9aa5b1;"
-                        "--cv-wash:#2b3138;";
+    std::string page =
+        ".carve-figure{--cv-ink:#1f2933;--cv-faint:#66727f;"
+        "--cv-wash:#eef1f4;";
+    std::string alone =
+        "--cv-ink:#e4e8ec;--cv-faint:#9aa5b1;"
+        "--cv-wash:#2b3138;";
     std::string rules;
     for (int i = 0; i < 6; ++i) {
       const std::string n = std::to_string(i + 1);
@@ -144,9 +146,9 @@ class svg {
 struct curve {
   std::string name;
   std::vector<double> x, y;
-  int colour = 1;       ///< 1 to 6
+  int colour = 1;  ///< 1 to 6
   bool dashed = false;
-  bool marks = false;   ///< a dot at every point
+  bool marks = false;  ///< a dot at every point
 };
 
 /// An axis of a plot.
@@ -158,7 +160,8 @@ struct scale {
 
   /// Where `v` lies between 0 and 1.
   double at(double v) const {
-    return log ? (std::log(v) - std::log(from)) / (std::log(to) - std::log(from))
+    return log ? (std::log(v) - std::log(from)) /
+                     (std::log(to) - std::log(from))
                : (v - from) / (to - from);
   }
 };

@@ -27,7 +27,7 @@ problem<rational> three_tokens(family f) {
   problem<rational> p;
   p.family = f;
   p.scale = 1;
-  p.linear_decay = true;  // g holds the decays themselves
+  p.linear_decay = true;                        // g holds the decays themselves
   p.in.k = {{1, 3, 1, 2}, {1, 0, 1, 1, 0, 1}};  // [B,T,H,K]
   p.in.v = {{1, 3, 1, 2}, {4, 2, 0, 4, 6, 2}};  // [B,T,HV,V]
   p.in.q = {{1, 3, 1, 2}, {1, 0, 1, 0, 1, 0}};
@@ -154,8 +154,7 @@ void write_wy(const figures::made& to) {
   matrix<rational> product = I;
   matrix<rational> W = matrix<rational>::Constant(3, 2, rational(0));
   for (index_t t = 0; t < 3; ++t) {
-    const matrix<rational> factor =
-        I - k.row(t).transpose() * r.row(t);
+    const matrix<rational> factor = I - k.row(t).transpose() * r.row(t);
     to.value("wy.A" + std::to_string(t + 1), tex(factor));
     W.row(t) = r.row(t) * product;
     product = matrix<rational>(factor * product);
@@ -248,7 +247,8 @@ void write_gradients(const figures::made& to) {
     return carve::forward(moved).o.data[4];
   };
   const rational step(1, 1000);
-  const rational slope = (output(half + step) - output(half - step)) / (2 * step);
+  const rational slope =
+      (output(half + step) - output(half - step)) / (2 * step);
   must(slope == d.beta.data[1], "the slope along beta_2 is its gradient");
   to.value("grad.slope", tex(slope));
   const auto chunked =
@@ -288,7 +288,8 @@ void write_before(const figures::made& to) {
     matrix<rational> S = matrix<rational>::Constant(2, 2, rational(0));
     for (index_t t = 0; t < 3; ++t) {
       const rational beta = p.in.beta.data[t], a = p.in.g.data[t];
-      const matrix<rational> r = (made_up ? rational(a * beta) : beta) * k.row(t);
+      const matrix<rational> r =
+          (made_up ? rational(a * beta) : beta) * k.row(t);
       const matrix<rational> u = beta * v.row(t) - r * S;
       S = matrix<rational>(a * S + k.row(t).transpose() * u);
     }
@@ -330,8 +331,7 @@ int main(int argc, char** argv) {
 
   // Key 1 written a second time, with the value (1, 1).
   for (const bool erases : {false, true}) {
-    problem<rational> p =
-        first_tokens(erases ? delta_tokens() : linear, 1);
+    problem<rational> p = first_tokens(erases ? delta_tokens() : linear, 1);
     for (auto* x : {&p.in.q, &p.in.k, &p.in.v}) x->shape[1] = 2;
     p.in.q.data = p.in.k.data = {1, 0, 1, 0};
     p.in.v.data = {4, 2, 1, 1};
@@ -343,8 +343,8 @@ int main(int argc, char** argv) {
   for (index_t t = 1; t <= 3; ++t) {
     const problem<rational> p = delta_tokens();
     const matrix<rational> before =
-        t > 1 ? state(p, t - 1) : matrix<rational>(matrix<rational>::Constant(
-                                      2, 2, rational(0)));
+        t > 1 ? state(p, t - 1)
+              : matrix<rational>(matrix<rational>::Constant(2, 2, rational(0)));
     const matrix<rational> k = as_matrix(p.in.k.data, 3).row(t - 1);
     const matrix<rational> v = as_matrix(p.in.v.data, 3).row(t - 1);
     const matrix<rational> found = k * before;

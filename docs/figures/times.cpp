@@ -20,9 +20,8 @@ std::vector<std::string> cells(const std::string& line) {
     std::string cell = line.substr(at + 1, next - at - 1);
     const auto first = cell.find_first_not_of(' ');
     const auto last = cell.find_last_not_of(' ');
-    out.push_back(first == std::string::npos
-                      ? ""
-                      : cell.substr(first, last - first + 1));
+    out.push_back(
+        first == std::string::npos ? "" : cell.substr(first, last - first + 1));
     at = next;
   }
   return out;
@@ -64,14 +63,13 @@ std::vector<row> rows_of(const std::string& file, const std::string& shape) {
       continue;
     }
     row r{c[0], ours, ours / ratio, {}};
-    if (rival < c.size() &&
-        std::sscanf(c[rival].c_str(), "%lf", &other) == 1) {
+    if (rival < c.size() && std::sscanf(c[rival].c_str(), "%lf", &other) == 1) {
       r.rival = other;
     }
     rows.push_back(r);
   }
-  must(!rows.empty(), file + " has no table with the columns \"" + shape +
-                          "\" and \"FLA\"");
+  must(!rows.empty(),
+       file + " has no table with the columns \"" + shape + "\" and \"FLA\"");
   return rows;
 }
 

@@ -35,12 +35,9 @@ int main(int argc, char** argv) {
   scale x = axis, y = axis;
   x.title = "the unit: error that the formats explain";
   y.title = "error of the kernel's tensor, relative RMS";
-  std::vector<curve> lines{{"ratio 1", {low, high}, {low, high}, 6, false},
-                           {"ratio 1.5, the limit",
-                            {low, high / 1.5},
-                            {1.5 * low, high},
-                            2,
-                            true}};
+  std::vector<curve> lines{
+      {"ratio 1", {low, high}, {low, high}, 6, false},
+      {"ratio 1.5, the limit", {low, high / 1.5}, {1.5 * low, high}, 2, true}};
   plot(drawing, 64, 34, 396, 270, x, y, lines);
   const auto at = [&](double v) { return axis.at(v); };
   for (std::size_t n = 0; n < clouds.size(); ++n) {
