@@ -1,0 +1,9 @@
+MathJax.Hub.Config({
+  messageStyle: "none",
+  showMathMenu: false,
+  SVG: {
+    scale: 95,
+    linebreaks: { automatic: true, width: "container" },
+    undefinedFamily: "sans-serif"
+  }
+});
