@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Do the machine-checked proofs hold, and on what do they rest?  Compiles the
+# theories of this folder in the directory given, then prints every theorem of
+# theorems.txt with its assumptions.  Fails when a file does not compile, when
+# a proof is left open, or when a theorem rests on any axiom.
+#
+# usage: prove.sh DIRECTORY
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+out=${1:?usage: prove.sh DIRECTORY}
+mkdir -p "$out"
+fail() {
+  printf 'prove.sh: %s\n' "$*" >&2
+  exit 1
+}
+
+if grep -nE '\b(Admitted|admit|give_up|Axioms?|Parameters?|Conjectures?)\b' \
+  "$here"/*.v; then
+  fail "a proof is left open, or an axiom is assumed (lines above)"
+fi
+
+cp --update --preserve=timestamps "$here"/*.v "$here/_CoqProject" "$out"
+cd "$out"
+coq_makefile -f _CoqProject -o Makefile >/dev/null
+make --no-print-directory -j "${PROVE_JOBS:-$(nproc)}" >build.log 2>&1 || {
+  cat build.log >&2
+  fail "a theory does not compile"
+}
+
+# One query a theorem, each after a line that names it.
+theorems=$(grep -v '^#' "$here/theorems.txt" | grep .)
+{
+  echo 'From mathcomp Require Import all_ssreflect all_algebra.'
+  sed -n 's/^\([a-z_0-9]*\)\.v$/From carve Require \1./p' _CoqProject
+  echo 'Open Scope ring_scope.'
+  while IFS='|' read -r claim name scope; do
+    name=${name// /}
+    printf 'Check %s.\nPrint Assumptions %s.\n' "$name" "$name"
+  done <<<"$theorems"
+} >assumptions.v
+coqc -q -w none -R . carve assumptions.v >assumptions.txt 2>&1 || {
+  cat assumptions.txt >&2
+  fail "theorems.txt names what the theories do not prove"
+}
+cat assumptions.txt
+count=$(wc -l <<<"$theorems")
+closed=$(grep -cx 'Closed under the global context' assumptions.txt || true)
+((closed == count)) ||
+  fail "$((count - closed)) of $count theorems rest on axioms (see above)"
+printf 'prove.sh: %d theorems, no axioms\n' "$count"
