@@ -56,12 +56,14 @@ identity_size size_of(const Law& law, const layout& shape) {
   const auto both =
       law(tensors<degree>::filled(shape, [] { return degree::variable(); }));
   identity_size size;
-  for (const auto* side : {&both.left, &both.right}) {
-    for (const degree& x : *side) {
-      size.total = std::max(size.total, x.total);
-      // The difference of the two sides is at most twice the larger one.
-      size.height = std::max(size.height, x.height + x.denominator + 1);
-    }
+  if (both.left.size() != both.right.size()) {
+    throw error("identity: two sides of ", both.left.size(), " and ",
+                both.right.size(), " numbers");
+  }
+  for (std::size_t n = 0; n < both.left.size(); ++n) {
+    const degree difference = both.left[n] - both.right[n];
+    size.total = std::max(size.total, difference.total);
+    size.height = std::max(size.height, difference.height);
   }
   return size;
 }
@@ -109,16 +111,17 @@ void identity(settlement& s, const std::string& name, const space& from,
     if (!held) show << "layout " << instance{shape, {}, 0};
   }
   s.law_ran(name + " (prime fields)", points, held, show.str());
-  s.failure_probability(worst);
+  const bool fields_only = highest >= 2 * log2_prime;
+  s.failure_probability(worst, fields_only);
   std::ostringstream text;
   text << "- " << name << ": T, K, V up to " << largest.tokens << ", "
        << largest.keys << ", " << largest.values << "; degree at most " << total
        << ", coefficients below 2^" << static_cast<int>(highest) + 1
-       << (highest < 2 * log2_prime
-               ? ", so that none can vanish in both fields: an identity over "
-                 "every commutative ring."
-               : ": an identity over both fields and on the rational "
-                 "instances.");
+       << (fields_only
+               ? ": an identity over both fields and on the rational "
+                 "instances."
+               : ", so that none can vanish in both fields: an identity over "
+                 "every commutative ring.");
   s.detail(text.str());
 }
 

@@ -320,9 +320,17 @@ void for_all(settlement& s, std::string_view law, std::int64_t normal,
   for_all(s, law, normal, instances(from), holds);
 }
 
-instance refute(settlement& s, std::string_view law, std::int64_t normal,
-                const space& from, const instance_law& holds) {
-  return refute(s, law, normal, instances(from), holds).value_or(instance{});
+void refute(settlement& s, std::string_view law, std::int64_t normal,
+            const space& from, const instance_law& holds) {
+  refute(s, law, normal, instances(from), holds);
+}
+
+void find_witness(settlement& s, std::string_view law, std::int64_t normal,
+                  const space& from, const instance_law& holds) {
+  if (const auto text =
+          find_counterexample(s, law, normal, instances(from), holds)) {
+    s.witness(*text);
+  }
 }
 
 void mutant(settlement& s, std::string_view what, std::int64_t normal,

@@ -104,9 +104,12 @@ using instance_law = std::function<bool(const instance&)>;
 /// The law holds for `normal` instances (scaled by the effort).
 void for_all(settlement& s, std::string_view law, std::int64_t normal,
              const space& from, const instance_law& holds);
-/// As worded it is false; returns the shrunk counterexample.
-instance refute(settlement& s, std::string_view law, std::int64_t normal,
-                const space& from, const instance_law& holds);
+/// The claim, as worded, is false: records a shrunk counterexample.
+void refute(settlement& s, std::string_view law, std::int64_t normal,
+            const space& from, const instance_law& holds);
+/// The claim says that this law is broken: records a shrunk witness.
+void find_witness(settlement& s, std::string_view law, std::int64_t normal,
+                  const space& from, const instance_law& holds);
 /// The wrong variant must break the law.
 void mutant(settlement& s, std::string_view what, std::int64_t normal,
             const space& from, const instance_law& holds);

@@ -11,16 +11,34 @@ namespace carve::proofs {
 
 std::string_view name_of(verdict v) {
   switch (v) {
-    case verdict::proved:
-      return "proved (exact)";
     case verdict::refuted:
       return "refuted";
+    case verdict::formal:
+      return "proved for all sizes (formal)";
+    case verdict::argument:
+      return "proved (argument)";
+    case verdict::layouts:
+      return "proved (exact) for the layouts drawn";
     case verdict::supported:
       return "supported";
     case verdict::measured:
+      return "measured";
+    case verdict::instances:
+      return "held in exact instances";
+    case verdict::none:
       break;
   }
-  return "measured";
+  return "no evidence";
+}
+
+verdict evidence::kind() const {
+  if (!counterexamples.empty()) return verdict::refuted;
+  if (!theorems.empty()) return verdict::formal;
+  if (argued || !witnesses.empty()) return verdict::argument;
+  if (identities || traced) return verdict::layouts;
+  if (sampled) return verdict::supported;
+  if (measured) return verdict::measured;
+  return instances > 0 ? verdict::instances : verdict::none;
 }
 
 std::int64_t settlement::cases(std::int64_t normal) const {
@@ -42,8 +60,8 @@ generator settlement::random(std::string_view law) const {
   return rng;
 }
 
-void settlement::holds(std::string_view law, std::int64_t normal,
-                       const random_case& one) {
+std::int64_t settlement::run(std::string_view law, std::int64_t normal,
+                             const random_case& one) {
   generator rng = random(law);
   const std::int64_t wanted = cases(normal);
   for (std::int64_t n = 0; n < wanted; ++n) {
@@ -53,9 +71,22 @@ void settlement::holds(std::string_view law, std::int64_t normal,
     } catch (const std::exception& e) {
       show << " (" << e.what() << ")";
     }
-    return law_ran(law, n + 1, false, show.str());
+    judge(law, n + 1, false, show.str());
+    return n + 1;
   }
-  law_ran(law, wanted, true, {});
+  judge(law, wanted, true, {});
+  return wanted;
+}
+
+void settlement::holds(std::string_view law, std::int64_t normal,
+                       const random_case& one) {
+  result_.instances += run(law, normal, one);
+}
+
+void settlement::holds_in_floating_point(std::string_view law,
+                                         std::int64_t normal,
+                                         const random_case& one) {
+  result_.steps += run(law, normal, one);
 }
 
 void settlement::mutant(std::string_view what, std::int64_t normal,
@@ -64,11 +95,7 @@ void settlement::mutant(std::string_view what, std::int64_t normal,
   bool killed = false;
   for (std::int64_t n = 0; n < 10 * normal && !killed; ++n) {
     std::ostringstream show;
-    try {
-      killed = !one(rng, show);
-    } catch (const std::exception&) {
-      killed = true;
-    }
+    killed = !one(rng, show);
   }
   mutant(what, killed);
 }
@@ -87,6 +114,20 @@ void settlement::counterexample(std::string_view text) {
   result_.counterexamples.emplace_back(text);
 }
 
+void settlement::witness(std::string_view text) {
+  result_.witnesses.emplace_back(text);
+}
+
+void settlement::argued(std::string_view markdown) {
+  result_.argued = true;
+  detail(markdown);
+}
+
+void settlement::sampled(std::int64_t samples) {
+  result_.sampled = true;
+  result_.steps += samples;
+}
+
 void settlement::corrected(std::string_view text) {
   result_.corrections.emplace_back(text);
 }
@@ -95,20 +136,27 @@ void settlement::detail(std::string_view markdown) {
   result_.details.emplace_back(markdown);
 }
 
-void settlement::failure_probability(double log2_probability) {
+void settlement::failure_probability(double log2_probability,
+                                     bool fields_only) {
   result_.identities = true;
   result_.log2_failure = std::max(result_.log2_failure, log2_probability);
+  result_.fields_only = result_.fields_only || fields_only;
 }
 
-void settlement::law_ran(std::string_view law, std::int64_t cases, bool held,
-                         std::string_view counterexample) {
-  result_.cases += cases;
+void settlement::judge(std::string_view law, std::int64_t cases, bool held,
+                       std::string_view counterexample) {
   if (cases < 1) result_.failures.push_back("no case ran: " + std::string(law));
   if (!held) {
     result_.failures.push_back(
         "false: " + std::string(law) +
         (counterexample.empty() ? "" : "; " + std::string(counterexample)));
   }
+}
+
+void settlement::law_ran(std::string_view law, std::int64_t cases, bool held,
+                         std::string_view counterexample) {
+  result_.instances += cases;
+  judge(law, cases, held, counterexample);
 }
 
 }  // namespace carve::proofs

@@ -7,7 +7,6 @@
 ///       all.add({.id = "STAB-6",
 ///                .statement = "Scalar beta in [0,2]: contraction.",
 ///                .source = "arXiv 2412.06464",
-///                .expected = verdict::proved,
 ///                .method = "eigenvalues of I - beta k k^T, exact",
 ///                .settle = [](settlement& s) {
 ///         // A law over random cases; `show` describes the case for a reader.
@@ -24,8 +23,9 @@
 ///
 /// `holds` fails the claim when the law is false, throws, or ran no case.
 /// A claim also fails when it has no mutant, when a mutant survives, when it
-/// was to be refuted and no counterexample came up, and when an identity was
-/// left with a failure probability above 2^-100.  Case counts are for normal
+/// was refuted and nothing corrected it, and when an identity was left with a
+/// failure probability above 2^-100.  Nobody writes a claim's verdict down: it
+/// follows from the evidence (see `verdict`).  Case counts are for normal
 /// effort; `cases(n)` scales them.  Generators are seeded from the run's seed,
 /// the claim and the law, so a claim alone repeats what it does in a full run.
 ///
@@ -56,9 +56,19 @@ inline int integer(generator& rng, int low, int high) {
   return low + static_cast<int>(rng() % static_cast<unsigned>(high - low + 1));
 }
 
-enum class verdict { proved, refuted, supported, measured };
+/// What the evidence comes to.  The first that applies:
+enum class verdict {
+  refuted,    ///< a counterexample to the claim as worded
+  formal,     ///< a machine-checked theorem, for all sizes
+  argument,   ///< an argument in words; what it rests on is checked exactly
+  layouts,    ///< polynomial identities or data flow, for the layouts drawn
+  supported,  ///< statistics
+  measured,   ///< a count, an error or a time
+  instances,  ///< exact instances and nothing else
+  none,       ///< no evidence: the claim is open
+};
 
-/// As the ledger prints it: "proved (exact)", "refuted", ...
+/// As the ledger prints it: "proved (exact) for the layouts drawn", ...
 std::string_view name_of(verdict v);
 
 /// How much to do, and from which seed.
@@ -73,12 +83,22 @@ using random_case = std::function<bool(generator&, std::ostream&)>;
 
 /// What settling a claim brought to light.
 struct evidence {
-  std::int64_t cases = 0;
-  bool identities = false;  ///< whether log2_failure says anything
+  std::int64_t instances = 0;  ///< decided exactly
+  std::int64_t steps = 0;      ///< in floating point: searches, samples, grids
+  bool identities = false;     ///< whether log2_failure says anything
   double log2_failure = -std::numeric_limits<double>::infinity();
+  /// Coefficients so large that one may vanish in both fields: log2_failure is
+  /// about the two fields and not about the rationals.
+  bool fields_only = false;
+  bool argued = false, traced = false, sampled = false, measured = false;
+  std::vector<std::string> theorems;  ///< machine-checked, with their scope
   std::vector<std::string> counterexamples, corrections, details;
+  std::vector<std::string> times;             ///< never in the committed ledger
+  std::vector<std::string> witnesses;         ///< that something exists
   std::vector<std::string> killed, survived;  ///< mutants
   std::vector<std::string> failures;          ///< empty: the claim is settled
+
+  verdict kind() const;
 };
 
 /// One claim while it is being settled.
@@ -93,29 +113,55 @@ class settlement {
   /// A generator of its own for everything called `law` in this claim.
   generator random(std::string_view law) const;
 
-  /// The law holds in `normal` random cases (scaled).
+  /// The law holds in `normal` random cases (scaled), each decided exactly.
   void holds(std::string_view law, std::int64_t normal, const random_case& one);
+  /// The same in floating point: evidence, but nobody's proof.
+  void holds_in_floating_point(std::string_view law, std::int64_t normal,
+                               const random_case& one);
   /// A wrong variant: one of ten times `normal` random cases must be false,
-  /// whatever the effort. An exception counts as false.
+  /// whatever the effort. An exception does not refute it: a mutant that stops
+  /// has not been looked at.
   void mutant(std::string_view what, std::int64_t normal,
               const random_case& one);
   /// A mutant that was tried elsewhere.
   void mutant(std::string_view what, bool killed);
   /// Fails the claim, with this text, unless `condition`.
   void require(bool condition, std::string_view text);
-  /// Adds cases that ran outside of `holds`.
-  void count(std::int64_t cases) { result_.cases += cases; }
+  /// Adds exact instances that were decided outside of `holds`.
+  void count(std::int64_t instances) { result_.instances += instances; }
+  /// Adds steps of a floating-point search, or points of a grid.
+  void searched(std::int64_t steps) { result_.steps += steps; }
+  /// Samples of a statistic: the claim is supported, not proved, by them.
+  void sampled(std::int64_t samples);
+  /// What the claim states is a count, an error or a time, and this run took
+  /// it.
+  void measured() { result_.measured = true; }
+  /// The instances followed the data through the code itself: what is not read
+  /// cannot matter, whatever the inputs of the layouts drawn.
+  void traced() { result_.traced = true; }
+  /// A paragraph or table of times, which no two runs share: printed, and in
+  /// the JSON.
+  void times(std::string_view markdown) {
+    result_.times.emplace_back(markdown);
+  }
+  /// A proof in words, for the ledger; what it rests on must be checked here.
+  void argued(std::string_view markdown);
+  /// A machine-checked theorem that says this claim, and for what.
+  void theorem(std::string_view text) { result_.theorems.emplace_back(text); }
   /// The claim as worded is false: a counterexample to check by hand.
   void counterexample(std::string_view text);
+  /// The claim says that something exists: here it is, to check by hand.
+  void witness(std::string_view text);
   /// The strongest wording that holds (and is checked here).
   void corrected(std::string_view text);
   /// A paragraph or table for the claim's section in the ledger (Markdown).
   /// Numbers only where they repeat: no times, nothing that depends on load.
   void detail(std::string_view markdown);
   /// An identity would have gone wrong unnoticed with probability at most
-  /// 2^log2_probability.
-  void failure_probability(double log2_probability);
-  /// What a law came to that ran elsewhere (property.hpp, identity.hpp).
+  /// 2^log2_probability; `fields_only` as in `evidence`.
+  void failure_probability(double log2_probability, bool fields_only);
+  /// What a law came to that ran elsewhere (property.hpp, identity.hpp), all
+  /// its cases exact.
   void law_ran(std::string_view law, std::int64_t cases, bool held,
                std::string_view counterexample);
 
@@ -123,6 +169,11 @@ class settlement {
   const evidence& result() const { return result_; }
 
  private:
+  std::int64_t run(std::string_view law, std::int64_t normal,
+                   const random_case& one);
+  void judge(std::string_view law, std::int64_t cases, bool held,
+             std::string_view counterexample);
+
   std::string id_;
   settings how_;
   evidence result_;
@@ -133,7 +184,6 @@ struct claim {
   std::string id;
   std::string statement;
   std::string source;
-  verdict expected = verdict::proved;
   std::string method;
   std::function<void(settlement&)> settle;
 };

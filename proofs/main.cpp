@@ -19,11 +19,13 @@ using namespace carve::proofs;
 
 void print(const settled& row, const settings& how, bool verbose) {
   const std::size_t total = row.found.killed.size() + row.found.survived.size();
-  std::printf("%-7s %-15s %9lld cases  %-10s mutants %zu/%zu  %6.2f s\n",
-              row.what.id.c_str(), row.verdict_text().c_str(),
-              static_cast<long long>(row.found.cases),
-              row.failure_text().c_str(), row.found.killed.size(), total,
-              row.seconds);
+  std::printf(
+      "%-7s %-35s %7lld exact %9lld steps  %-18s mutants %zu/%zu  "
+      "%6.2f s\n",
+      row.what.id.c_str(), row.verdict_text().c_str(),
+      static_cast<long long>(row.found.instances),
+      static_cast<long long>(row.found.steps), row.failure_text().c_str(),
+      row.found.killed.size(), total, row.seconds);
   if (verbose) {
     std::printf("  %s\n  source: %s\n  method: %s\n",
                 row.what.statement.c_str(), row.what.source.c_str(),
@@ -31,12 +33,19 @@ void print(const settled& row, const settings& how, bool verbose) {
     for (const auto& text : row.found.counterexamples) {
       std::printf("  counterexample: %s\n", text.c_str());
     }
+    for (const auto& text : row.found.theorems) {
+      std::printf("  theorem: %s\n", text.c_str());
+    }
+    for (const auto& text : row.found.witnesses) {
+      std::printf("  witness: %s\n", text.c_str());
+    }
     for (const auto& text : row.found.corrections) {
       std::printf("  what holds: %s\n", text.c_str());
     }
     for (const auto& text : row.found.details) {
       std::printf("%s\n", text.c_str());
     }
+    for (const auto& text : row.found.times) std::printf("%s\n", text.c_str());
     for (const auto& text : row.found.killed) {
       std::printf("  mutant refuted: %s\n", text.c_str());
     }
@@ -53,14 +62,15 @@ void print(const settled& row, const settings& how, bool verbose) {
 }
 
 std::vector<settled> settle_all(const std::vector<claim>& claims,
-                                const settings& how, unsigned threads,
-                                bool verbose) {
+                                const settings& how,
+                                const std::vector<theorem>& proved,
+                                unsigned threads, bool verbose) {
   std::vector<settled> rows(claims.size());
   std::atomic<std::size_t> next{0};
   std::mutex printing;
   const auto work = [&] {
     for (std::size_t n; (n = next++) < claims.size();) {
-      rows[n] = settle(claims[n], how);
+      rows[n] = settle(claims[n], how, proved);
       const std::lock_guard<std::mutex> lock(printing);
       print(rows[n], how, verbose);
     }
@@ -91,7 +101,7 @@ int main(int argc, char** argv) {
   CLI::App app("Settles the claims about gated delta-rule attention.");
   settings how;
   std::vector<std::string> ids;
-  std::string json, markdown, committed;
+  std::string json, markdown, committed, formal;
   bool list = false;
   unsigned threads = std::max(1U, std::thread::hardware_concurrency());
   app.add_option("IDS", ids, "claims to settle, e.g. WY-3 or WY; default all");
@@ -108,6 +118,8 @@ int main(int argc, char** argv) {
   app.add_option("--markdown", markdown, "write the ledger to this file");
   app.add_option("--check", committed,
                  "fail when a verdict in this Markdown ledger is stale");
+  app.add_option("--formal", formal,
+                 "machine-checked theorems, a line each: claim name scope");
   app.add_flag("--list", list, "name the claims and stop");
   try {
     app.parse(argc, argv);
@@ -148,7 +160,15 @@ int main(int argc, char** argv) {
     std::printf("seed %llu, effort %g%s\n",
                 static_cast<unsigned long long>(how.seed), how.effort,
                 how.quick ? ", quick" : "");
-    const auto rows = settle_all(chosen, how, threads, !ids.empty());
+    const auto proved =
+        formal.empty() ? std::vector<theorem>{} : theorems_in(read(formal));
+    for (const theorem& t : proved) {
+      if (std::none_of(all.claims().begin(), all.claims().end(),
+                       [&](const claim& c) { return c.id == t.claim; })) {
+        throw std::runtime_error(formal + ": no claim is called " + t.claim);
+      }
+    }
+    const auto rows = settle_all(chosen, how, proved, threads, !ids.empty());
     std::size_t open = 0, killed = 0, total = 0;
     for (const settled& row : rows) {
       open += !row.holds();
@@ -161,7 +181,8 @@ int main(int argc, char** argv) {
     if (!markdown.empty()) write(markdown, as_markdown(rows, how));
     bool stale = false;
     if (!committed.empty()) {
-      for (const std::string& id : stale_rows(rows, read(committed))) {
+      for (const std::string& id :
+           stale_rows(rows, read(committed), ids.empty())) {
         std::printf("stale in %s: %s\n", committed.c_str(), id.c_str());
         stale = true;
       }

@@ -176,7 +176,7 @@ void orthonormal_keys(settlement& s) {
   s.mutant("erase gate 1/2", 1000, [](generator& rng, std::ostream& show) {
     return recalls(rng, show, fraction(1, 2));
   });
-  s.detail(
+  s.argued(
       "Orthogonal keys do not see each other: S = sum_i k_i (w v_i)^T, and a "
       "second write with the gate beta leaves c^2 w (v' + (1 - beta c^2) v) "
       "under its own key, c^2 = |k|^2, and everything else untouched. With "
@@ -236,13 +236,14 @@ void scalar_gate(settlement& s) {
   s.holds(
       "K orthonormal keys recalled under a scalar write gate (rationals)", 100,
       [](generator& rng, std::ostream& show) { return recalls(rng, show, 1); });
-  s.detail(
+  s.argued(
       "The state sees w * v only. Whatever values and value-wise gates (w, v) "
       "leave in the state, a scalar gate beta other than zero leaves with the "
       "values w * v / beta; so the sets of reachable states are the same, and "
       "the K keys of CAP-1 too. This is a statement about the recurrence: a "
       "layer that makes v by a linear map of its input cannot make w * v by "
-      "one, so as a function of the input something is given up.");
+      "one, so as a function of the input something is given up. The row is "
+      "nearly vacuous: it says RED-4 again, that w and v act through w * v.");
 }
 
 // CAP-3
@@ -354,14 +355,16 @@ void one_key_too_many(settlement& s) {
   s.mutant("one of K recalls is wrong", 400, law(too_many::keys_fit));
   s.mutant("one of K + 1 recalls is wrong for all values", 400,
            law(too_many::values_follow_keys));
-  s.detail(
+  s.argued(
       "Proof. K + 1 vectors of K channels are dependent: sum c_i k_i = 0 with "
       "c not zero (the signed minors, or, where those vanish, a dependence "
       "among fewer keys). If S^T k_i = v_i for all i, then sum c_i v_i = 0: "
       "one linear condition per value channel that generic values break (all "
       "values outside a hyperplane). It holds for every K x V state, by "
       "whatever rule it was written, so no gate changes it. The squared recall "
-      "errors sum to at least |sum c_i v_i|^2 / |c|^2.");
+      "errors sum to at least |sum c_i v_i|^2 / |c|^2. That generic values "
+      "break the condition is a fact of linear algebra alone: it says nothing "
+      "of gates or of how the state is written.");
 }
 
 // CAP-4
@@ -460,7 +463,7 @@ void content_sees_more(settlement& s) {
            [](generator& rng, std::ostream& show) {
              return ends_half_way(looks_at::content, rng, show);
            });
-  s.detail(
+  s.argued(
       "Example, to check by hand: K = V = 1, content window of one token, "
       "W_down = W_up = 1, activation f(x) = 1/2 + x / (2 (1 + |x|)). Token 1: "
       "q = k = 1, v = 1 in one history and -1 in the other, so o_1 = S_1 = 1 "
@@ -480,20 +483,17 @@ void register_memory(ledger& all) {
            .statement = "K orthonormal keys are stored and recalled exactly; a "
                         "rewrite of one key leaves the others untouched.",
            .source = "arXiv 2606.27229 (memory capacity), arXiv 2406.06484",
-           .expected = verdict::proved,
            .method = "polynomial identity for orthogonal keys of any length; "
                      "whole histories over the rationals",
            .settle = orthonormal_keys});
   all.add({.id = "CAP-2",
            .statement = "A scalar write gate costs no capacity.",
            .source = "arXiv 2606.27229 (value efficiency)",
-           .expected = verdict::proved,
            .method = "polynomial identity of outputs and final state",
            .settle = scalar_gate});
   all.add({.id = "CAP-3",
            .statement = "K + 1 keys cannot all be recalled for generic values.",
            .source = "this library",
-           .expected = verdict::proved,
            .method = "linear dependence as a polynomial identity; whole "
                      "histories over the rationals",
            .settle = one_key_too_many});
@@ -502,7 +502,6 @@ void register_memory(ledger& all) {
                         "different memories on which a content gate erases "
                         "differently, and no token-only gate can.",
            .source = "arXiv 2606.27229 (expressivity separation)",
-           .expected = verdict::proved,
            .method = "exact example; the property of token-only gates that it "
                      "breaks, over the rationals",
            .settle = content_sees_more});

@@ -29,14 +29,20 @@ struct search_result {
 
 namespace detail {
 
-/// An exception is a failure too.
+/// What a law that throws has shown.
+enum class thrown {
+  fails,   ///< that it does not hold
+  nothing  ///< nothing: whoever looks for a counterexample goes on
+};
+
 template <class X, class Law>
-bool holds_for(const Law& law, const X& x, std::string* why = nullptr) {
+bool holds_for(const Law& law, const X& x, thrown shows,
+               std::string* why = nullptr) {
   try {
     return law(x);
   } catch (const std::exception& e) {
     if (why) *why = std::string(" (") + e.what() + ")";
-    return false;
+    return shows == thrown::nothing;
   }
 }
 
@@ -47,18 +53,19 @@ bool holds_for(const Law& law, const X& x, std::string* why = nullptr) {
 template <class X, class Law>
 search_result<X> search(generator rng, std::int64_t cases,
                         const rc::Gen<X>& values, const Law& law,
-                        bool shrink = true) {
+                        detail::thrown shows, bool shrink = true) {
   search_result<X> result;
   for (std::int64_t n = 0; n < cases; ++n) {
     const int size =
         static_cast<int>(1 + 99 * n / std::max<std::int64_t>(1, cases - 1));
     const rc::Shrinkable<X> value = values(rc::Random(rng()), size);
     ++result.cases;
-    if (detail::holds_for(law, value.value())) continue;
+    if (detail::holds_for(law, value.value(), shows)) continue;
     result.counterexample =
         shrink
             ? rc::shrinkable::findLocalMin(
-                  value, [&](const X& x) { return !detail::holds_for(law, x); })
+                  value,
+                  [&](const X& x) { return !detail::holds_for(law, x, shows); })
                   .first
             : value.value();
     break;
@@ -70,25 +77,28 @@ search_result<X> search(generator rng, std::int64_t cases,
 template <class X, class Law>
 void for_all(settlement& s, std::string_view name, std::int64_t normal,
              const rc::Gen<X>& values, const Law& law) {
-  const auto found = search(s.random(name), s.cases(normal), values, law);
+  const auto found = search(s.random(name), s.cases(normal), values, law,
+                            detail::thrown::fails);
   std::ostringstream show;
   if (found.counterexample) {
     std::string why;
-    detail::holds_for(law, *found.counterexample, &why);
+    detail::holds_for(law, *found.counterexample, detail::thrown::fails, &why);
     rc::show(*found.counterexample, show);
     show << why;
   }
   s.law_ran(name, found.cases, !found.counterexample, show.str());
 }
 
-/// The law, as worded, is false: records a smallest counterexample that the
-/// search comes to, and returns it. Ten times `normal` values at most, whatever
-/// the effort.
+/// The law is false: the text of a smallest counterexample that the search
+/// comes to. Ten times `normal` values at most, whatever the effort.
 template <class X, class Law>
-std::optional<X> refute(settlement& s, std::string_view name,
-                        std::int64_t normal, const rc::Gen<X>& values,
-                        const Law& law) {
-  const auto found = search(s.random(name), 10 * normal, values, law);
+std::optional<std::string> find_counterexample(settlement& s,
+                                               std::string_view name,
+                                               std::int64_t normal,
+                                               const rc::Gen<X>& values,
+                                               const Law& law) {
+  const auto found =
+      search(s.random(name), 10 * normal, values, law, detail::thrown::nothing);
   s.count(found.cases);
   if (!found.counterexample) {
     s.require(false, "not refuted: " + std::string(name));
@@ -97,8 +107,16 @@ std::optional<X> refute(settlement& s, std::string_view name,
   std::ostringstream show;
   show << name << ": false for ";
   rc::show(*found.counterexample, show);
-  s.counterexample(show.str());
-  return found.counterexample;
+  return show.str();
+}
+
+/// The claim, as worded, is false: records a smallest counterexample.
+template <class X, class Law>
+void refute(settlement& s, std::string_view name, std::int64_t normal,
+            const rc::Gen<X>& values, const Law& law) {
+  if (const auto text = find_counterexample(s, name, normal, values, law)) {
+    s.counterexample(*text);
+  }
 }
 
 /// A wrong variant must break the law within ten times `normal` values,
@@ -106,7 +124,8 @@ std::optional<X> refute(settlement& s, std::string_view name,
 template <class X, class Law>
 void mutant(settlement& s, std::string_view what, std::int64_t normal,
             const rc::Gen<X>& values, const Law& law) {
-  const auto found = search(s.random(what), 10 * normal, values, law, false);
+  const auto found = search(s.random(what), 10 * normal, values, law,
+                            detail::thrown::nothing, false);
   s.mutant(what, found.counterexample.has_value());
 }
 

@@ -2,11 +2,14 @@
 /// The ledger as JSON and as Markdown.
 #include "report.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <exception>
 #include <nlohmann/json.hpp>
 #include <sstream>
+
+#include "carve/error.hpp"
 
 namespace carve::proofs {
 
@@ -78,16 +81,35 @@ std::string grouped(std::int64_t n) {
 }  // namespace
 
 std::string settled::verdict_text() const {
-  return holds() ? std::string(name_of(what.expected)) : "FAILED";
+  return holds() ? std::string(name_of(found.kind())) : "FAILED";
 }
 
 std::string settled::failure_text() const {
   if (!found.identities) return "-";
   return "<= 2^" +
-         std::to_string(static_cast<int>(std::ceil(found.log2_failure)));
+         std::to_string(static_cast<int>(std::ceil(found.log2_failure))) +
+         (found.fields_only ? " (fields)" : "");
 }
 
-settled settle(const claim& c, const settings& how) {
+std::vector<theorem> theorems_in(std::string_view text) {
+  std::vector<theorem> all;
+  std::istringstream lines{std::string(text)};
+  std::string line;
+  while (std::getline(lines, line)) {
+    std::istringstream words(line.substr(0, line.find('#')));
+    theorem t;
+    if (!(words >> t.claim)) continue;
+    if (!(words >> t.name)) {
+      throw error("theorems: expected `claim name scope`, got \"", line, "\"");
+    }
+    std::getline(words >> std::ws, t.scope);
+    all.push_back(std::move(t));
+  }
+  return all;
+}
+
+settled settle(const claim& c, const settings& how,
+               const std::vector<theorem>& proved) {
   const auto start = std::chrono::steady_clock::now();
   settlement s(c.id, how);
   try {
@@ -95,15 +117,21 @@ settled settle(const claim& c, const settings& how) {
   } catch (const std::exception& e) {
     s.require(false, std::string("stopped by an exception: ") + e.what());
   }
-  s.require(s.result().cases > 0, "no case ran");
+  for (const theorem& t : proved) {
+    if (t.claim != c.id) continue;
+    s.theorem("`" + t.name + "`" + (t.scope.empty() ? "" : ": " + t.scope));
+  }
+  s.require(s.result().instances + s.result().steps > 0, "no case ran");
+  s.require(s.result().kind() != verdict::none, "no evidence");
+  s.require(!s.result().argued || s.result().instances > 0,
+            "an argument, and nothing exact that it rests on");
   s.require(!s.result().killed.empty() || !s.result().survived.empty(),
             "no mutant was tried");
   if (s.result().identities) {
     s.require(s.result().log2_failure <= -100,
               "failure probability above 2^-100");
   }
-  if (c.expected == verdict::refuted) {
-    s.require(!s.result().counterexamples.empty(), "no counterexample");
+  if (s.result().kind() == verdict::refuted) {
     s.require(!s.result().corrections.empty(), "no corrected statement");
   }
   const std::chrono::duration<double> time =
@@ -123,14 +151,19 @@ std::string as_json(const std::vector<settled>& rows, const settings& how) {
     one["source"] = row.what.source;
     one["verdict"] = row.verdict_text();
     one["method"] = row.what.method;
-    one["cases"] = row.found.cases;
+    one["instances"] = row.found.instances;
+    one["steps"] = row.found.steps;
     if (row.found.identities) {
       one["failure_probability"] = std::exp2(row.found.log2_failure);
     } else {
       one["failure_probability"] = nullptr;
     }
+    one["fields_only"] = row.found.fields_only;
+    one["theorems"] = row.found.theorems;
+    one["witness"] = joined(row.found.witnesses, "\n");
     one["counterexample"] = joined(row.found.counterexamples, "\n");
     one["corrected"] = joined(row.found.corrections, "\n");
+    one["times"] = row.found.times;
     one["mutants_killed"] = row.found.killed.size();
     one["mutants_total"] = row.found.killed.size() + row.found.survived.size();
     one["seconds"] = row.seconds;
@@ -150,52 +183,106 @@ std::string as_markdown(const std::vector<settled>& rows, const settings& how) {
              "and what is true of it. This page is written by the program "
              "`carve-proofs`, which settles every claim anew each time it "
              "runs; `build/bin/carve-proofs WY-3` settles one. Symbols are "
-             "those of the recurrence: state `S` (K x V), key-axis decay `a`, "
-             "value-axis decay `d`, erase gates `b` (key axis), `e` (value "
-             "axis) and `E` (full mask), write gate `w`, chunk length `C`.\n\n"
-             "The verdicts:\n\n"
-             "- **proved (exact)**: an argument in a few lines, or equality "
-             "over the rationals on generated instances and, as a polynomial "
+             "those below.")
+      << R"(
+## The recurrence
+
+A head has a state `S` of K key channels and V value channels. Token t brings a
+query `q` and a key `k` (K), a value `v` (V), and gates; a gate that a model
+lacks is one, a scalar gate the same number along its axis.
+
+```
+S~_t = diag(a_t) S_{t-1} diag(d_t)          decay, key axis a, value axis d
+r_t  = b_t * k_t                            erase address, key-axis gate b
+c_t  = S~_t^T r_t                           what is found there (V)
+u_t  = w_t * v_t - e_t * c_t                write gate w, value-axis erase e
+S_t  = S~_t + k_t u_t^T
+o_t  = scale * S_t^T q_t                    (S_{t-1} when it reads before)
+```
+
+A full mask `E` (K x V) takes the place of b: `c_t[j] = sum_i E_t[i,j] k_t[i]
+S~_t[i,j]`. In chunks of C tokens, with `G_t` the product of the decays from
+the chunk's start to token t and `S_0` its start state:
+
+```
+L_ts = sum_i r_t[i] (G_t/G_s)[i] k_s[i]     s < t, else 0
+P_ts = scale * sum_i q_t[i] (G_t/G_s)[i] k_s[i]   s <= t
+T    = (I + L)^-1
+U    = T (w * v - (r * G) S_0)              one solve for all V columns
+O    = scale * (q * G) S_0 + P U
+S_C  = diag(G_C) S_0 + (k * G_C/G)^T U
+```
+
+This is the WY form. `G_t/G_s` is always a product of decays, no quotient.
+
+## The verdicts
+
+)"
+      << wrapped(
+             "They follow from the evidence that a claim's program recorded; "
+             "nobody writes them down.\n\n"
+             "- **refuted**: false as worded; a shrunk counterexample to "
+             "check by hand, and the strongest wording that holds.\n"
+             "- **proved for all sizes (formal)**: a theorem checked by a "
+             "proof assistant, for every number of tokens and channels; "
+             "docs/proofs.md has the statements. What it does not cover is "
+             "said in the claim's section.\n"
+             "- **proved (argument)**: an argument in a few lines, or a "
+             "witness where the claim is that something exists; what the "
+             "argument rests on is checked exactly.\n"
+             "- **proved (exact) for the layouts drawn**: equality over the "
+             "rationals on generated instances and, as a polynomial "
              "identity, at uniform points of the fields of 2^61 - 1 and "
              "2^61 - 31 elements. By the lemma of Schwartz and Zippel an "
              "identity of degree D that is false survives n points of a field "
              "of p elements with probability at most (D / p)^n; D is counted "
              "by running the same code on a scalar that carries degrees, and "
              "the same scalar bounds the coefficients, so that none can "
-             "vanish in both fields. The probability is in the table. An "
-             "identity is "
-             "settled for the layouts drawn (most with up to 8 tokens and 4 "
-             "channels, some with up to 70 of either), for all inputs of "
-             "these; it is no induction over all sizes.\n"
-             "- **refuted**: false as worded; a shrunk counterexample to "
-             "check by hand, and the strongest wording that holds.\n"
+             "vanish in both fields; where they are too large for that the "
+             "bound is about the two fields alone, and the table says "
+             "(fields). An identity is settled for the layouts drawn (most "
+             "with up to 8 tokens and 4 channels, some with up to 70 of "
+             "either), for all inputs of these; it is no induction over all "
+             "sizes. The same for data flow: the code itself, run on a scalar "
+             "that carries what a result was computed from.\n"
              "- **supported**: statistical, with samples, effect and "
              "confidence interval.\n"
              "- **measured**: a count or an error, with the command that "
-             "gives it.\n\n"
+             "gives it.\n"
+             "- **held in exact instances**: tried and never false, which "
+             "proves nothing.\n\n"
+             "Instances are decided exactly; steps are floating-point: of a "
+             "search, a sample or a grid. "
              "A mutant is a deliberately wrong implementation that the "
              "claim's own check must refute.")
       << "\n"
       << wrapped("Seed " + std::to_string(how.seed) + ", effort " +
                  effort.str() + (how.quick ? ", quick" : "") + ".")
       << "\n"
-      << "| claim | statement | verdict | cases | failure probability | "
-         "mutants killed |\n|---|---|---|---|---|---|\n";
+      << "| claim | statement | verdict | exact instances | floating-point "
+         "steps | failure probability | mutants killed |\n"
+         "|---|---|---|---|---|---|---|\n";
   for (const settled& row : rows) {
     const std::size_t total =
         row.found.killed.size() + row.found.survived.size();
     out << "| " << row.what.id << " | " << in_cell(row.what.statement) << " | "
-        << row.verdict_text() << " | " << grouped(row.found.cases) << " | "
-        << row.failure_text() << " | " << row.found.killed.size() << "/"
-        << total << " |\n";
+        << row.verdict_text() << " | " << grouped(row.found.instances) << " | "
+        << grouped(row.found.steps) << " | " << row.failure_text() << " | "
+        << row.found.killed.size() << "/" << total << " |\n";
   }
   for (const settled& row : rows) {
     out << "\n## " << row.what.id << "\n\n" << wrapped(row.what.statement);
     out << "\n"
         << wrapped("Verdict: **" + row.verdict_text() + "**. Source: " +
                    row.what.source + ".\n\nMethod: " + row.what.method + ".");
+    for (const std::string& text : row.found.theorems) {
+      out << "\n" << wrapped("Theorem. " + text);
+    }
     for (const std::string& text : row.found.counterexamples) {
       out << "\n" << wrapped("Counterexample. " + text);
+    }
+    for (const std::string& text : row.found.witnesses) {
+      out << "\n" << wrapped("Witness. " + text);
     }
     for (const std::string& text : row.found.corrections) {
       out << "\n" << wrapped("What holds. " + text);
@@ -216,7 +303,7 @@ std::string as_markdown(const std::vector<settled>& rows, const settings& how) {
 }
 
 std::vector<std::string> stale_rows(const std::vector<settled>& rows,
-                                    std::string_view text) {
+                                    std::string_view text, bool all) {
   std::vector<std::string> stale;
   for (const settled& row : rows) {
     const std::string begin = "| " + row.what.id + " | " +
@@ -224,6 +311,20 @@ std::vector<std::string> stale_rows(const std::vector<settled>& rows,
                               row.verdict_text() + " |";
     if (text.find("\n" + begin) == std::string_view::npos) {
       stale.push_back(row.what.id);
+    }
+  }
+  if (!all) return stale;
+  std::istringstream lines{std::string(text)};
+  std::string line;
+  while (std::getline(lines, line)) {
+    // A claim's section begins with its name.
+    if (!line.starts_with("## ") || line.find('-') == std::string::npos) {
+      continue;
+    }
+    const std::string id = line.substr(3);
+    if (std::none_of(rows.begin(), rows.end(),
+                     [&](const settled& row) { return row.what.id == id; })) {
+      stale.push_back(id);
     }
   }
   return stale;

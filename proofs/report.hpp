@@ -19,23 +19,38 @@ struct settled {
   bool holds() const { return found.failures.empty(); }
   /// The verdict, or "FAILED" when something was left open.
   std::string verdict_text() const;
-  /// "<= 2^-104", or "-" where no identity was tried at random points.
+  /// "<= 2^-104", "<= 2^-100 (fields)" where the bound says nothing of the
+  /// rationals, or "-" where no identity was tried at random points.
   std::string failure_text() const;
 };
 
-/// Settles one claim: runs it and looks whether everything happened that must.
-settled settle(const claim& c, const settings& how);
+/// A machine-checked theorem and the claim that it states.
+struct theorem {
+  std::string claim, name, scope;
+};
 
-/// The ledger as JSON: `id, statement, source, verdict, method, cases,
-/// failure_probability, counterexample, corrected, mutants_killed,
-/// mutants_total, seconds` and what failed.
+/// The theorems listed in `text`: a line each, `claim name scope in words`;
+/// `#` begins a comment.
+/// @throws carve::error  for another line.
+std::vector<theorem> theorems_in(std::string_view text);
+
+/// Settles one claim: runs it and looks whether everything happened that must.
+/// @param[in] proved  theorems; those of this claim are part of its evidence.
+settled settle(const claim& c, const settings& how,
+               const std::vector<theorem>& proved = {});
+
+/// The ledger as JSON: `id, statement, source, verdict, method, instances,
+/// steps, failure_probability, fields_only, theorems, counterexample, witness,
+/// corrected, mutants_killed, mutants_total, seconds` and what failed.
 std::string as_json(const std::vector<settled>& rows, const settings& how);
 
 /// The ledger as Markdown; it holds no times.
 std::string as_markdown(const std::vector<settled>& rows, const settings& how);
 
-/// The rows whose verdict in the Markdown `text` is another one, or missing.
+/// The rows whose statement or verdict in the Markdown `text` is another one,
+/// or missing; if `rows` are `all` there are, the claims of `text` that no row
+/// settles too.
 std::vector<std::string> stale_rows(const std::vector<settled>& rows,
-                                    std::string_view text);
+                                    std::string_view text, bool all);
 
 }  // namespace carve::proofs

@@ -236,13 +236,15 @@ void one_step_norm(settlement& s) {
     const candidate c = candidate::random(rng);
     worst = std::max(worst, norm_squared(c.k, c.b, c.K, 12));
   }
-  s.law_ran("no random step exceeds 2/sqrt(3)", tried, worst <= bound, "");
+  s.searched(tried);
+  s.require(worst <= bound, "no random step exceeds 2/sqrt(3)");
   const std::int64_t starts = s.cases(200);
   double climbed = 0;
   for (std::int64_t n = 0; n < starts; ++n) {
     climbed = std::max(climbed, climb(rng, 1500));
   }
-  s.law_ran("no local maximum exceeds 2/sqrt(3)", starts, climbed <= bound, "");
+  s.searched(starts * 1500);
+  s.require(climbed <= bound, "no local maximum exceeds 2/sqrt(3)");
   s.require(climbed >= 4.0 / 3 * (1 - 1e-6), "the optimiser finds the bound");
   s.mutant("bound 1.15 in the search", !(worst <= 1.15 * 1.15));
   std::ostringstream text;
@@ -262,7 +264,7 @@ void one_step_norm(settlement& s) {
           "steps "
        << std::sqrt(worst) << ", after local optimisation "
        << std::sqrt(climbed) << "; 2/sqrt(3) = " << 2 / std::sqrt(3.0) << ".";
-  s.detail(text.str());
+  s.argued(text.str());
 }
 
 // STAB-3
@@ -398,7 +400,7 @@ void weighted_norm(settlement& s) {
             end(1, 0) == -(sigma / c) * (1 - power);
   }
   s.require(limit, "the channel with b = 0 tends to -sigma/c");
-  s.detail(
+  s.argued(
       "Proof. With |k| = 1, r = Bk and s = k.r, the identity says |M x|_B^2 = "
       "|x|_B^2 - (2 - s) (r.x)^2, and s <= 2 even for b in [0,2]^K. A decay in "
       "[0,1] per channel commutes with B and shrinks the norm too. Hence, for "
@@ -500,7 +502,7 @@ void decay_bound(settlement& s) {
             "five channels reach a growth of 1.1546 per token");
   s.require(rate * fraction(8662, 10000) > 1,
             "a decay of 0.8662 does not stop that growth");
-  s.detail(
+  s.argued(
       "By STAB-1 a step stretches by at most 2/sqrt(3), and the decay before "
       "it shrinks by max a <= sqrt(3)/2 (a log decay of at most -0.14385), "
       "whatever the gates, the keys and their order. For one step nothing "
@@ -510,7 +512,15 @@ void decay_bound(settlement& s) {
       "on by one channel at every token, the characteristic polynomial of "
       "shift times step is negative at 1.1546, so the state grows by more "
       "than that per token and a decay of 0.8662 does not hold it; "
-      "sqrt(3)/2 = 0.866025.");
+      "sqrt(3)/2 = 0.866025.\n\n"
+      "The range of b matters: with gates of 0 or 2 the norm of a step under "
+      "the decay sqrt(3)/2 still reaches sqrt(3/2) = 1.2247, here exactly: "
+      "k = (1,1)/sqrt(2), b = (2,0) gives M = [[0,0],[-1,1]], whose squared "
+      "norm 2 becomes 3/2.");
+  const auto doubled = erase_step<rational>({1, 1}, {2, 0});
+  s.require(norm_squared_within(doubled, rational(2)) &&
+                !norm_squared_within(doubled, fraction(1999, 1000)),
+            "the squared norm of a step with gates 0 and 2 is 2");
 }
 
 // STAB-5 and STAB-6
@@ -609,7 +619,7 @@ void symmetric_erase(settlement& s, bool value_axis) {
   s.mutant("keys of length 3/2", 1000, law(symmetric_kind::long_key));
   s.mutant("a gate on the key axis instead", 4000,
            law(symmetric_kind::key_axis));
-  s.detail(
+  s.argued(
       "M = I - g k k^T has the eigenvalues 1 - g and 1 (K - 1 times). With "
       "|k| = 1 and g in [0,2] the factor g (2 - g) is not negative, so no "
       "column's length grows, whatever the order of keys and gates; any decay "
@@ -624,38 +634,36 @@ void register_stability(ledger& all) {
                         "for |k| = 1 and b in [0,1]^K, and the bound is "
                         "reached.",
            .source = "this library",
-           .expected = verdict::proved,
            .method = "reduction to an inequality in two variables by two "
                      "polynomial identities; exact witness; random search and "
                      "local optimiser",
            .settle = one_step_norm});
   register_growth(all);
   all.add({.id = "STAB-3",
-           .statement = "With b constant in time, key-axis erase is a "
-                        "contraction in the norm weighted by diag(b).",
+           .statement = "With |k| = 1 and b in [0,2]^K constant in time, "
+                        "key-axis erase is a contraction in the norm weighted "
+                        "by diag(b).",
            .source = "this library",
-           .expected = verdict::proved,
            .method = "polynomial identity; whole histories over the rationals",
            .settle = weighted_norm});
   all.add({.id = "STAB-4",
-           .statement = "A key-axis decay of at most sqrt(3)/2 per token makes "
-                        "key-axis erase a contraction, whatever the gates.",
+           .statement = "With |k| = 1 and b in [0,1]^K, a key-axis decay of at "
+                        "most sqrt(3)/2 per token makes key-axis erase a "
+                        "contraction, however b varies in time.",
            .source = "this library",
-           .expected = verdict::proved,
            .method = "from STAB-1; semidefiniteness decided exactly over the "
                      "rationals; exact witnesses that less does not do",
            .settle = decay_bound});
   all.add({.id = "STAB-5",
-           .statement = "Value-axis erase is a contraction for e in [0,2].",
+           .statement = "With |k| = 1 and e in [0,2]^V, value-axis erase is a "
+                        "contraction of every column.",
            .source = "this library",
-           .expected = verdict::proved,
            .method = "polynomial identity; whole histories over the rationals",
            .settle = [](settlement& s) { symmetric_erase(s, true); }});
   all.add({.id = "STAB-6",
-           .statement = "Erase by one scalar beta in [0,2] per head is a "
-                        "contraction.",
+           .statement = "With |k| = 1, erase by one scalar beta in [0,2] per "
+                        "head is a contraction.",
            .source = "arXiv 2406.06484, arXiv 2411.12537",
-           .expected = verdict::proved,
            .method = "polynomial identity; whole histories over the rationals",
            .settle = [](settlement& s) { symmetric_erase(s, false); }});
   register_lyapunov(all);

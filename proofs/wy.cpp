@@ -211,14 +211,12 @@ void register_wy(ledger& all) {
                         "last chunk, start state, key decay, value decay, "
                         "write gate and both read-outs.",
            .source = "arXiv 2406.06484 section 3, arXiv 2510.26692 section 3",
-           .expected = verdict::proved,
            .method = "polynomial identity of outputs and final state",
            .settle = key_axis});
   all.add({.id = "WY-2",
            .statement = "Value-axis and full-mask erase: the column-by-column "
                         "chunked form equals the recurrence exactly.",
            .source = "this library",
-           .expected = verdict::proved,
            .method = "polynomial identity of outputs and final state",
            .settle = value_axis});
   register_wy_criterion(all);
@@ -226,7 +224,6 @@ void register_wy(ledger& all) {
            .statement = "Value-axis decay and value-axis write never break "
                         "the WY form.",
            .source = "this library",
-           .expected = verdict::proved,
            .method = "polynomial identities: chunked = recurrent under both, "
                      "and a column's inverse is the shared inverse scaled by "
                      "decay ratios",
@@ -237,7 +234,6 @@ void register_wy(ledger& all) {
                         "recurrent for any chunk length against any content "
                         "window.",
            .source = "arXiv 2606.27229",
-           .expected = verdict::proved,
            .method = "polynomial identity of outputs and final state with a "
                      "polynomial activation",
            .settle = content_gate_keeps_wy});

@@ -219,10 +219,12 @@ void necessary_and_sufficient(settlement& s) {
   identity(s, "e constant along V: chunked = recurrent", constant,
            same_values{}, 600, 400);
   s.corrected(
-      "One T reproduces every value column for every right-hand side if and "
-      "only if, for every token t of the chunk whose row of L is not zero, "
-      "e_t is constant along V. Sufficient: erase on the key axis always. Not "
-      "necessary: C = 1, V = 1, pairwise uncoupled keys (orthogonal under the "
+      "Erase on the key axis is always sufficient; among coupled tokens it is "
+      "necessary, the first token of a chunk excepted. In full: one T "
+      "reproduces every value column for every right-hand side if and only "
+      "if, for every token t of the chunk whose row of L is not zero, "
+      "e_t is constant along V. C = 1, V = 1, pairwise uncoupled keys "
+      "(orthogonal under the "
       "decayed erase address), and the first token of a chunk are exceptions. "
       "Proof: inverses are unique, so the T_j agree if and only if the "
       "matrices diag(e_j) L do, which is (e_t[j] - e_t[0]) L_ts = 0 for all "
@@ -452,7 +454,7 @@ void strengthened(settlement& s) {
   triple.tokens = triple.min_tokens = 3;
   triple.gate(e, {along::channel});
   identity(s, "cross ratio of three tokens", triple, cross_ratio{}, 600, 400);
-  s.detail(
+  s.argued(
       "Statement in full. Let column j have the system I + diag(e_j) L and "
       "allow any diagonal change of variables on both sides, inverse_j = "
       "A_j T B_j. All inverses have unit diagonal, so this is inverse_j = "
@@ -651,7 +653,6 @@ void register_wy_criterion(ledger& all) {
                         "WY solver: one inverse per chunk for all value "
                         "columns.",
            .source = "abstract of arXiv 2606.27229",
-           .expected = verdict::refuted,
            .method = "the inverses of all columns compared exactly on "
                      "generated instances, both directions; the criterion as "
                      "a polynomial identity",
@@ -663,7 +664,6 @@ void register_wy_criterion(ledger& all) {
                         "unless the gate is constant along V at all tokens but "
                         "the first and the last.",
            .source = "this library",
-           .expected = verdict::proved,
            .method = "diagonal similarity of the columns' inverses decided "
                      "exactly, both directions; cross ratio as a polynomial "
                      "identity",
@@ -676,7 +676,6 @@ void register_wy_mask(ledger& all) {
                         "agree; a rank-one mask b e^T equals key gate and "
                         "value gate together.",
            .source = "abstract of arXiv 2606.27229 (the d_v x d_k mask)",
-           .expected = verdict::refuted,
            .method = "the inverses of all columns compared exactly on "
                      "generated instances; the rank-one mask as polynomial "
                      "identities of values and gradients",
