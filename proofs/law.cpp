@@ -33,7 +33,7 @@ std::string_view name_of(verdict v) {
 
 verdict evidence::kind() const {
   if (!counterexamples.empty()) return verdict::refuted;
-  if (!theorems.empty()) return verdict::formal;
+  if (formal) return verdict::formal;
   if (argued || !witnesses.empty()) return verdict::argument;
   if (identities || traced) return verdict::layouts;
   if (sampled) return verdict::supported;

@@ -90,7 +90,8 @@ struct evidence {
   /// Coefficients so large that one may vanish in both fields: log2_failure is
   /// about the two fields and not about the rationals.
   bool fields_only = false;
-  bool argued = false, traced = false, sampled = false, measured = false;
+  bool formal = false, argued = false, traced = false, sampled = false,
+       measured = false;
   std::vector<std::string> theorems;  ///< machine-checked, with their scope
   std::vector<std::string> counterexamples, corrections, details;
   std::vector<std::string> times;             ///< never in the committed ledger
@@ -146,8 +147,11 @@ class settlement {
   }
   /// A proof in words, for the ledger; what it rests on must be checked here.
   void argued(std::string_view markdown);
-  /// A machine-checked theorem that says this claim, and for what.
-  void theorem(std::string_view text) { result_.theorems.emplace_back(text); }
+  /// A machine-checked theorem, and for what; `whole`: it says this claim.
+  void theorem(std::string_view text, bool whole) {
+    result_.theorems.emplace_back(text);
+    result_.formal = result_.formal || whole;
+  }
   /// The claim as worded is false: a counterexample to check by hand.
   void counterexample(std::string_view text);
   /// The claim says that something exists: here it is, to check by hand.

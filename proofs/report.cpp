@@ -96,14 +96,18 @@ std::vector<theorem> theorems_in(std::string_view text) {
   std::istringstream lines{std::string(text)};
   std::string line;
   while (std::getline(lines, line)) {
-    std::istringstream words(line.substr(0, line.find('#')));
-    theorem t;
-    if (!(words >> t.claim)) continue;
-    if (!(words >> t.name)) {
-      throw error("theorems: expected `claim name scope`, got \"", line, "\"");
+    if (line.empty() || line.starts_with("#")) continue;
+    constexpr std::string_view bar = " | ";
+    const std::size_t first = line.find(bar);
+    const std::size_t second =
+        first == std::string::npos ? first : line.find(bar, first + bar.size());
+    if (second == std::string::npos) {
+      throw error("theorems: expected `claim | name | scope`, got \"", line,
+                  "\"");
     }
-    std::getline(words >> std::ws, t.scope);
-    all.push_back(std::move(t));
+    all.push_back({line.substr(0, first),
+                   line.substr(first + bar.size(), second - first - bar.size()),
+                   line.substr(second + bar.size())});
   }
   return all;
 }
@@ -119,7 +123,7 @@ settled settle(const claim& c, const settings& how,
   }
   for (const theorem& t : proved) {
     if (t.claim != c.id) continue;
-    s.theorem("`" + t.name + "`" + (t.scope.empty() ? "" : ": " + t.scope));
+    s.theorem("`" + t.name + "`: " + t.scope, !t.part());
   }
   s.require(s.result().instances + s.result().steps > 0, "no case ran");
   s.require(s.result().kind() != verdict::none, "no evidence");

@@ -27,10 +27,14 @@ struct settled {
 /// A machine-checked theorem and the claim that it states.
 struct theorem {
   std::string claim, name, scope;
+
+  /// It states a part of the claim, or another form of it: then it is shown,
+  /// and the claim's verdict rests on the rest.
+  bool part() const { return scope.starts_with("part: "); }
 };
 
-/// The theorems listed in `text`: a line each, `claim name scope in words`;
-/// `#` begins a comment.
+/// The theorems listed in `text`: a line each, `claim | name | scope in words`;
+/// a line that begins with `#` is a comment.
 /// @throws carve::error  for another line.
 std::vector<theorem> theorems_in(std::string_view text);
 
