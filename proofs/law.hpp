@@ -210,5 +210,6 @@ void register_structure(ledger& all);
 void register_stability(ledger& all);
 void register_memory(ledger& all);
 void register_cost(ledger& all);
+void register_numerics(ledger& all);
 
 }  // namespace carve::proofs

@@ -135,6 +135,7 @@ int main(int argc, char** argv) {
     register_stability(all);
     register_memory(all);
     register_cost(all);
+    register_numerics(all);
     std::vector<claim> chosen;
     for (const claim& c : all.claims()) {
       const bool named =

@@ -667,6 +667,7 @@ void register_stability(ledger& all) {
            .method = "polynomial identity; whole histories over the rationals",
            .settle = [](settlement& s) { symmetric_erase(s, false); }});
   register_lyapunov(all);
+  register_longest_growth(all);
 }
 
 }  // namespace carve::proofs

@@ -176,7 +176,8 @@ inline matrix<rational> random_state(generator& rng, index_t K, index_t V) {
   return S;
 }
 
-void register_growth(ledger& all);    // STAB-2, in growth.cpp
-void register_lyapunov(ledger& all);  // STAB-7, in growth.cpp
+void register_growth(ledger& all);          // STAB-2, in growth.cpp
+void register_lyapunov(ledger& all);        // STAB-7, in growth.cpp
+void register_longest_growth(ledger& all);  // STAB-8, in growth.cpp
 
 }  // namespace carve::proofs
