@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "carve/dual.hpp"
+#include "mutants.hpp"
 #include "solvers.hpp"
 
 namespace carve::proofs {
@@ -51,7 +52,8 @@ T pairing(const tensor_values<T>& gradient, const tensor_values<T>& z) {
 /// `sum cotangent * derivative` over outputs and final state.
 template <class T>
 T pulled_back(const std::vector<dual<T>>& values, const tensors<T>& in) {
-  const std::size_t outputs = in.x[dout].size();
+  const auto outputs = static_cast<std::size_t>(
+      in.shape.tokens / in.shape.substeps * in.shape.values);
   T sum(0);
   for (std::size_t n = 0; n < values.size(); ++n) {
     const T& cotangent =
@@ -60,5 +62,24 @@ T pulled_back(const std::vector<dual<T>>& values, const tensors<T>& in) {
   }
   return sum;
 }
+
+/// Law: the reverse walk is the derivative of the recurrence.
+struct reverse_is_derivative {
+  actor who = actor::recurrent;
+  fault f = fault::none;
+
+  template <class T>
+  sides<T> operator()(const tensors<T>& in) const {
+    tensor_values<T> z;
+    const auto moved = with_direction(in, z);
+    gradient_store<T> store(in.shape);
+    make<T>(who, in.shape.chunk, f)
+        .backward(in.view(), in.cotangents(), store.views());
+    sides<T> both;
+    both.add(pulled_back(values(recurrent<dual<T>>(), moved), in),
+             pairing(store.x, z));
+    return both;
+  }
+};
 
 }  // namespace carve::proofs

@@ -21,25 +21,6 @@ space with_mask() {
 
 // GRAD-1
 
-/// Law: the reverse walk is the derivative of the recurrence.
-struct reverse_is_derivative {
-  actor who = actor::recurrent;
-  fault f = fault::none;
-
-  template <class T>
-  sides<T> operator()(const tensors<T>& in) const {
-    tensor_values<T> z;
-    const auto moved = with_direction(in, z);
-    gradient_store<T> store(in.shape);
-    make<T>(who, in.shape.chunk, f)
-        .backward(in.view(), in.cotangents(), store.views());
-    sides<T> both;
-    both.add(pulled_back(values(recurrent<dual<T>>(), moved), in),
-             pairing(store.x, z));
-    return both;
-  }
-};
-
 void add_mutants(settlement& s, const space& from,
                  std::initializer_list<std::pair<fault, const char*>> faults) {
   for (const auto& [f, what] : faults) {

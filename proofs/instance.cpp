@@ -18,6 +18,8 @@ std::vector<axis> axes_of(const layout& s, tensor x) {
   switch (x) {
     case q:
     case k:
+    case address:
+    case direction:
       return {token_axis, key_axis};
     case v:
     case dout:
@@ -147,6 +149,8 @@ bool layout::has(tensor x) const {
   if (x == mask) return has_mask;
   if (x == start) return has_start;
   if (x == down || x == up) return has_content;
+  if (x == address) return has_address;
+  if (x == direction) return has_direction;
   return true;
 }
 
@@ -174,6 +178,8 @@ std::ostream& operator<<(std::ostream& out, const instance& x) {
     out << ", window = " << x.window << ", rank = " << x.rank;
   }
   if (x.read == readout::before) out << ", read-out before the update";
+  if (x.substeps > 1) out << ", sub-steps = " << x.substeps;
+  if (x.order == erase_order::before_decay) out << ", erase before decay";
   for (int i = 0; i < tensor_count; ++i) {
     const auto which = static_cast<tensor>(i);
     if (!x.has(which) || x.x[i].empty()) continue;
@@ -223,6 +229,8 @@ instance draw(const space& from, generator& rng, int size) {
     x.gates[g] = from.gates[g][rng() % from.gates[g].size()];
   }
   x.has_mask = from.mask;
+  x.has_address = from.address, x.has_direction = from.direction;
+  x.order = from.order, x.substeps = from.substeps;
   x.has_start = from.start && rng() % 4 != 0;
   x.read = from.before && rng() % 2 == 0 ? readout::before : readout::after;
   for (int i = 0; i < tensor_count; ++i) {

@@ -30,11 +30,29 @@ enum class along { none, head, channel };
 
 /// The tensors of an instance.  `down` and `up` are the content gate's
 /// projections, `dout` and `dstate` the cotangents.
-enum tensor { q, k, v, a, d, b, e, w, mask, start, dout, dstate, down, up };
-inline constexpr int tensor_count = 14;
+/// `address` and `direction` those of the general step.
+enum tensor {
+  q,
+  k,
+  v,
+  a,
+  d,
+  b,
+  e,
+  w,
+  mask,
+  start,
+  dout,
+  dstate,
+  down,
+  up,
+  address,
+  direction
+};
+inline constexpr int tensor_count = 16;
 inline constexpr std::string_view tensor_names[tensor_count] = {
-    "q", "k", "v",  "a",  "d",  "b",      "e",
-    "w", "E", "S0", "do", "dS", "W_down", "W_up"};
+    "q", "k",  "v",  "a",  "d",      "b",    "e", "w",
+    "E", "S0", "do", "dS", "W_down", "W_up", "r", "y"};
 
 /// Everything about a head but its numbers.
 struct layout {
@@ -44,6 +62,10 @@ struct layout {
   std::array<along, 5> gates{along::none, along::none, along::none, along::none,
                              along::none};  ///< a, d, b, e, w
   bool has_mask = false, has_start = false, has_content = false;
+  bool has_address = false, has_direction = false;
+  erase_order order = erase_order::after_decay;
+  /// Sub-steps a token; `tokens` counts sub-steps, those left over are unused.
+  index_t substeps = 1;
   readout read = readout::after;
 
   along gate(tensor x) const { return gates[x - a]; }
@@ -72,6 +94,9 @@ struct space {
       std::vector{along::none},
       std::vector{along::none, along::head, along::channel}};
   bool mask = false, content = false;
+  bool address = false, direction = false;
+  erase_order order = erase_order::after_decay;
+  index_t substeps = 1;
   bool before = true;  ///< read-out before the update too
   bool start = true;   ///< with and without a start state
   /// Numbers in [0, 1] for gates instead of any small fraction.
@@ -153,7 +178,8 @@ struct tensors {
   rows<const T> view(tensor i) const {
     if (x[i].empty()) return {};
     const bool one = i >= a && i <= w && shape.gate(i) == along::head;
-    const bool key = i == q || i == k || i == a || i == b;
+    const bool key =
+        i == q || i == k || i == a || i == b || i == address || i == direction;
     return {x[i].data(),
             one   ? 1
             : key ? shape.keys
@@ -166,7 +192,10 @@ struct tensors {
   }
   head<T> view() const {
     head<T> p;
-    p.tokens = shape.tokens, p.keys = shape.keys, p.values = shape.values;
+    p.substeps = shape.substeps, p.tokens = shape.tokens / shape.substeps;
+    p.keys = shape.keys, p.values = shape.values;
+    p.r = view(address), p.y = view(direction);
+    p.erase_reads = shape.order;
     p.q = view(q), p.k = view(k), p.v = view(v);
     p.a = view(a), p.d = view(d);
     p.b = view(b), p.e = view(e), p.w = view(w);

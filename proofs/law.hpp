@@ -204,6 +204,7 @@ class ledger {
 
 // One function a file of claims.
 void register_wy(ledger& all);
+void register_general_step(ledger& all);
 void register_reductions(ledger& all);
 void register_gradients(ledger& all);
 void register_structure(ledger& all);

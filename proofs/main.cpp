@@ -129,6 +129,7 @@ int main(int argc, char** argv) {
   try {
     ledger all;
     register_wy(all);
+    register_general_step(all);
     register_reductions(all);
     register_gradients(all);
     register_structure(all);

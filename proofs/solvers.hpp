@@ -100,7 +100,8 @@ struct gradient_store {
   rows<T> view(tensor i) {
     if (x[i].empty()) return {};
     const bool one = i >= a && i <= w && shape_.gate(i) == along::head;
-    const bool key = i == q || i == k || i == a || i == b;
+    const bool key =
+        i == q || i == k || i == a || i == b || i == address || i == direction;
     return {x[i].data(),
             one   ? 1
             : key ? shape_.keys
@@ -119,6 +120,7 @@ struct gradient_store {
     if (!x[mask].empty()) {
       g.mask = {x[mask].data(), shape_.keys * shape_.values, shape_.values, 1};
     }
+    g.r = view(address), g.y = view(direction);
     g.S0 = state(start);
     return g;
   }
