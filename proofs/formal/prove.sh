@@ -4,10 +4,14 @@
 # theorems.txt with its assumptions.  Fails when a file does not compile, when
 # a proof is left open, or when a theorem rests on any axiom.
 #
-# usage: prove.sh DIRECTORY
+# INSTANCES is the program carve-formal-instances: what it prints of the
+# library's results is compared with the definition, evaluated by Coq.
+#
+# usage: prove.sh DIRECTORY INSTANCES
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-out=${1:?usage: prove.sh DIRECTORY}
+out=${1:?usage: prove.sh DIRECTORY INSTANCES}
+instances=$(realpath "${2:?usage: prove.sh DIRECTORY INSTANCES}")
 mkdir -p "$out"
 fail() {
   printf 'prove.sh: %s\n' "$*" >&2
@@ -27,18 +31,27 @@ make --no-print-directory -j "${PROVE_JOBS:-$(nproc)}" >build.log 2>&1 || {
   fail "a theory does not compile"
 }
 
+readonly flags=(-q -w none -R . carve)
+"$instances" >instances.v || fail "no instances"
+{ coqc "${flags[@]}" instances.v && coqc "${flags[@]}" agreement.v; } \
+  >agreement.log 2>&1 || {
+  cat agreement.log >&2
+  fail "the library does not compute what the definition says"
+}
+
 # One query a theorem, each after a line that names it.
 theorems=$(grep -v '^#' "$here/theorems.txt" | grep .)
 {
   echo 'From mathcomp Require Import all_ssreflect all_algebra.'
   sed -n 's/^\([a-z_0-9]*\)\.v$/From carve Require \1./p' _CoqProject
+  echo 'From carve Require agreement.'
   echo 'Open Scope ring_scope.'
   while IFS='|' read -r claim name scope; do
     name=${name// /}
     printf 'Check %s.\nPrint Assumptions %s.\n' "$name" "$name"
   done <<<"$theorems"
 } >assumptions.v
-coqc -q -w none -R . carve assumptions.v >assumptions.txt 2>&1 || {
+coqc "${flags[@]}" assumptions.v >assumptions.txt 2>&1 || {
   cat assumptions.txt >&2
   fail "theorems.txt names what the theories do not prove"
 }
@@ -47,4 +60,5 @@ count=$(wc -l <<<"$theorems")
 closed=$(grep -cx 'Closed under the global context' assumptions.txt || true)
 ((closed == count)) ||
   fail "$((count - closed)) of $count theorems rest on axioms (see above)"
-printf 'prove.sh: %d theorems, no axioms\n' "$count"
+printf 'prove.sh: %d theorems, no axioms; %d results of the library agree\n' \
+  "$count" "$(grep -c ':= Instance ' instances.v)"
