@@ -140,12 +140,15 @@ class header_reader : public nlohmann::json_sax<nlohmann::json> {
   std::map<std::string, std::string> metadata;
 
   bool null() override { return unexpected("null"); }
-  bool boolean(bool) override { return unexpected("a boolean"); }
-  bool number_integer(number_integer_t) override {
-    return unexpected("a negative number");
+  bool boolean(bool value) override {
+    return set_metadata(value ? "true" : "false") || unexpected("a boolean");
+  }
+  bool number_integer(number_integer_t value) override {
+    return set_metadata(std::to_string(value)) ||
+           unexpected("a negative number");
   }
   bool number_float(number_float_t, const string_t& text) override {
-    return unexpected("the number " + printable(text));
+    return set_metadata(text) || unexpected("the number " + printable(text));
   }
   bool binary(binary_t&) override { return unexpected("binary data"); }
 
@@ -167,15 +170,15 @@ class header_reader : public nlohmann::json_sax<nlohmann::json> {
       (offsets_ == 0 ? info_.begin : info_.end) = value;
       ++offsets_;
     } else {
-      return unexpected("the number " + std::to_string(value));
+      return set_metadata(std::to_string(value)) ||
+             unexpected("the number " + std::to_string(value));
     }
     return true;
   }
 
   bool string(string_t& value) override {
-    if (place_ == place::metadata) {
-      metadata[member_] = value;
-    } else if (place_ == place::tensor && member_ == "dtype") {
+    if (set_metadata(value)) return true;
+    if (place_ == place::tensor && member_ == "dtype") {
       const auto type = dtype_named(value);
       if (!type) {
         fail(tensor_, "dtype \"" + printable(value) +
@@ -262,6 +265,13 @@ class header_reader : public nlohmann::json_sax<nlohmann::json> {
 
  private:
   enum class place { start, root, metadata, tensor, shape, offsets, end };
+
+  /// Where a metadata value stands: its text.
+  bool set_metadata(const std::string& text) {
+    if (place_ != place::metadata) return false;
+    metadata[member_] = text;
+    return true;
+  }
 
   [[noreturn]] bool unexpected(const std::string& what) const {
     switch (place_) {

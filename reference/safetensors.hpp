@@ -6,7 +6,8 @@
 /// the tensors' bytes, row-major and little-endian.  The object maps a tensor's
 /// name to `{"dtype", "shape", "data_offsets": [begin, end]}`, offsets counted
 /// from the first byte after the object; `"__metadata__"` maps strings to
-/// strings.
+/// strings. A number or a boolean in a string's place, which a careless writer
+/// leaves, is read as its text.
 ///
 /// Source: the format's description in the README of
 /// https://github.com/huggingface/safetensors, sections "Format" and

@@ -25,6 +25,20 @@ enum class gate_activation {
   doubled_sigmoid,  ///< twice that: negative eigenvalues are allowed
 };
 
+/// In which form `g` and `gd` hold a decay a.
+enum class decay_domain {
+  log,     ///< `a = exp(g)`
+  log2,    ///< `a = 2^g`
+  linear,  ///< `a = g`, above zero
+};
+
+/// By what q and k are divided, with s the sum of x^2 over the K channels.
+enum class l2_norm {
+  inside,   ///< `sqrt(s + epsilon)`
+  mean,     ///< `sqrt(K (s / K + epsilon))`: epsilon is on the mean
+  maximum,  ///< `max(sqrt(s), epsilon)`
+};
+
 /// The activations of one problem. `doubled_sigmoid` on `beta` doubles erase
 /// and write (GDN, KDA); on `b` it doubles the erase alone (GDN-2).
 struct activations {
@@ -33,7 +47,10 @@ struct activations {
   gate_activation beta = gate_activation::none;  ///< of `beta`
   gate_activation b = gate_activation::none;     ///< of `b`
   gate_activation w = gate_activation::none;     ///< of `w`
-  bool l2norm = false;  ///< q and k are divided by `sqrt(sum x^2 + 1e-6)`
+  decay_domain domain = decay_domain::log;       ///< of `g` and `gd`
+  bool l2norm = false;                           ///< q and k are L2-normalised
+  l2_norm norm = l2_norm::inside;                ///< how
+  double l2_epsilon = 1e-6;  ///< the decimal, where it is this one
 };
 
 /// `none`, `softplus` or `bounded`.
@@ -77,35 +94,84 @@ tensor<T> activate_back(gate_activation f, const tensor<T>& x, tensor<T> dy) {
   return dy;
 }
 
-/// `x / sqrt(sum x^2 + 1e-6)` along the last axis (the sum, not the mean).
+/// The natural log of decays in another domain, and the way back of that.
+///@{
 template <real T>
-tensor<T> l2_normalise(tensor<T> x) {
+tensor<T> natural_log(decay_domain domain, tensor<T> g) {
+  if (domain == decay_domain::log) return g;
+  const T ln2 = carve::log(T(2));
+  for (T& e : g.data) {
+    e = domain == decay_domain::log2 ? T(e * ln2) : carve::log(e);
+  }
+  return g;
+}
+template <real T>
+tensor<T> natural_log_back(decay_domain domain, const tensor<T>& g,
+                           tensor<T> dy) {
+  if (domain == decay_domain::log) return dy;
+  const T ln2 = carve::log(T(2));
+  for (std::size_t i = 0; i < dy.data.size(); ++i) {
+    dy.data[i] = domain == decay_domain::log2 ? T(dy.data[i] * ln2)
+                                              : T(dy.data[i] / g.data[i]);
+  }
+  return dy;
+}
+///@}
+
+namespace detail {
+
+/// The norm of one vector, and its square where it depends on the vector.
+template <class T>
+struct l2_denominator {
+  T norm;
+  T square;
+  bool constant = false;
+};
+
+template <class T>
+l2_denominator<T> l2_denominator_of(const activations& act, const T* x,
+                                    std::size_t n) {
+  const T epsilon = act.l2_epsilon == 1e-6
+                        ? T(T(1) / T(1000000))
+                        : scalar_traits<T>::from_double(act.l2_epsilon);
+  T sum = act.norm == l2_norm::inside ? epsilon
+          : act.norm == l2_norm::mean ? T(T(static_cast<int>(n)) * epsilon)
+                                      : T(0);
+  for (std::size_t j = 0; j < n; ++j) sum += x[j] * x[j];
+  const T norm = carve::sqrt(sum);
+  if (act.norm == l2_norm::maximum && norm < epsilon) {
+    return {epsilon, T(epsilon * epsilon), true};
+  }
+  return {norm, sum};
+}
+
+}  // namespace detail
+
+/// `x` divided by its norm along the last axis, see l2_norm.
+template <real T>
+tensor<T> l2_normalise(tensor<T> x, const activations& act = {}) {
   const std::size_t n = static_cast<std::size_t>(x.dim(-1));
-  const T epsilon = T(1) / T(1000000);
   for (std::size_t i = 0; i < x.data.size(); i += n) {
-    T sum = epsilon;
-    for (std::size_t j = i; j < i + n; ++j) sum += x.data[j] * x.data[j];
-    const T norm = carve::sqrt(sum);
+    const T norm = detail::l2_denominator_of(act, &x.data[i], n).norm;
     for (std::size_t j = i; j < i + n; ++j) x.data[j] = x.data[j] / norm;
   }
   return x;
 }
 
 /// The way back of `l2_normalise`: with y its value and n the norm,
-/// `dx_i = (dy_i - y_i sum_j y_j dy_j) / n`.
+/// `dx_i = (dy_i - y_i sum_j y_j dy_j) / n`; `dy_i / n` where n is epsilon.
 template <real T>
-tensor<T> l2_normalise_back(const tensor<T>& x, tensor<T> dy) {
+tensor<T> l2_normalise_back(const tensor<T>& x, tensor<T> dy,
+                            const activations& act = {}) {
   const std::size_t n = static_cast<std::size_t>(x.dim(-1));
-  const T epsilon = T(1) / T(1000000);
   for (std::size_t i = 0; i < x.data.size(); i += n) {
-    T sum = epsilon, dot(0);
-    for (std::size_t j = i; j < i + n; ++j) {
-      sum += x.data[j] * x.data[j];
-      dot += x.data[j] * dy.data[j];
+    const auto d = detail::l2_denominator_of(act, &x.data[i], n);
+    T dot(0);
+    if (!d.constant) {
+      for (std::size_t j = i; j < i + n; ++j) dot += x.data[j] * dy.data[j];
     }
-    const T norm = carve::sqrt(sum);
     for (std::size_t j = i; j < i + n; ++j) {
-      dy.data[j] = (dy.data[j] - x.data[j] * (dot / sum)) / norm;
+      dy.data[j] = (dy.data[j] - x.data[j] * (dot / d.square)) / d.norm;
     }
   }
   return dy;

@@ -32,10 +32,12 @@ class batch {
     if constexpr (scalar_traits<T>::is_real) {
       const activations& act = p.act;
       if (act.l2norm) {
-        x_.q = l2_normalise(std::move(x_.q));
-        x_.k = l2_normalise(std::move(x_.k));
+        x_.q = l2_normalise(std::move(x_.q), act);
+        x_.k = l2_normalise(std::move(x_.k), act);
       }
-      x_.g = activate_decay(act, p.in.g, p.in.A_log, p.in.dt_bias);
+      x_.g = natural_log(act.domain,
+                         activate_decay(act, p.in.g, p.in.A_log, p.in.dt_bias));
+      x_.gd = natural_log(act.domain, std::move(x_.gd));
       x_.beta = activate(act.beta, std::move(x_.beta));
       if (!info(p.family).content_gate) x_.b = activate(act.b, std::move(x_.b));
       x_.w = activate(act.w, std::move(x_.w));
@@ -113,13 +115,14 @@ class batch {
   }
 
   /// Tokens of sequence `n` and value head `hv` in a tensor `[B,T,HV,V]`; in
-  /// one with H heads those of head `hv / (HV / H)`, in one without a channel
-  /// axis a broadcast number per token.  An absent tensor gives a null view.
+  /// one with fewer heads, H, those of head `hv / (HV / H)`, or `hv % H` if
+  /// tiled_heads; in one without a channel axis a broadcast number per token.
+  /// An absent tensor gives a null view.
   template <class U, class Tensor>
   rows<U> view(Tensor& x, index_t n, index_t hv) const {
     if (!x.present()) return {};
     const index_t heads = x.dim(2), width = x.rank() == 4 ? x.dim(3) : 1;
-    const index_t h = heads == n_.HV ? hv : hv / (n_.HV / n_.H);
+    const index_t h = p_.tiled_heads ? hv % heads : hv / (n_.HV / heads);
     const index_t token = p_.cu_seqlens.empty() ? n * n_.T : range(n).first;
     return {x.data.data() + (token * heads + h) * width, heads * width,
             x.rank() == 4 ? 1 : 0};
@@ -172,9 +175,11 @@ class batch {
       const activations& act = p_.act;
       const tensors<T>& raw = p_.in;
       if (act.l2norm) {
-        d.q = l2_normalise_back(raw.q, std::move(d.q));
-        d.k = l2_normalise_back(raw.k, std::move(d.k));
+        d.q = l2_normalise_back(raw.q, std::move(d.q), act);
+        d.k = l2_normalise_back(raw.k, std::move(d.k), act);
       }
+      d.g = natural_log_back(act.domain, raw.g, std::move(d.g));
+      d.gd = natural_log_back(act.domain, raw.gd, std::move(d.gd));
       d.g = activate_decay_back(act, raw.g, raw.A_log, raw.dt_bias,
                                 std::move(d.g), &d.A_log, &d.dt_bias);
       d.beta = activate_back(act.beta, raw.beta, std::move(d.beta));
@@ -329,14 +334,16 @@ gradient_result<T> backward(const problem<T>& p, const outputs<T>& cotangents,
     }
     solver.backward(h, in, to, o, S);
   };
-  // What several value heads (q, k) or several sequences (the content gate's
+  // What several heads (q, k or v) or several sequences (the content gate's
   // projections) share is written by one task, in order.
-  const index_t group = n.HV / n.H;
+  const index_t shared = std::min(n.H, n.VH), group = n.HV / shared;
   const index_t together = info(p.family).content_gate ? n.N : 1;
-  parallel_for(n.N / together * n.H, run, [&](index_t task) {
-    const index_t first = task / n.H, key_head = task % n.H;
+  parallel_for(n.N / together * shared, run, [&](index_t task) {
+    const index_t first = task / shared, head = task % shared;
     for (index_t s = first; s < first + together; ++s) {
-      for (index_t m = 0; m < group; ++m) walk_back(s, key_head * group + m);
+      for (index_t m = 0; m < group; ++m) {
+        walk_back(s, p.tiled_heads ? m * shared + head : head * group + m);
+      }
     }
   });
   heads.activations_back(r.gradients);

@@ -25,7 +25,8 @@ namespace carve {
 /// The tensors of a problem, or the gradients of all of them; the table of
 /// each_tensor says which there are, and which family takes which. Gates may
 /// have H heads where HV stands. Value head i reads query and key head
-/// `i / (HV / H)`.
+/// `i / (HV / H)`. Where q has more heads than v there are as many states as
+/// query heads, and k, v and the gates may have the fewer heads of v.
 template <class T>
 using tensors = each_tensor<tensor<T>>;
 
@@ -34,9 +35,10 @@ template <class T>
 struct problem {
   carve::family family = family::gdn2;  ///< which gates there are
   tensors<T> in;                        ///< the inputs
-  /// Packed sequences: B = 1 and N + 1 offsets, first 0, last T, never
-  /// decreasing; an empty sequence leaves its state as it was. Empty: every
-  /// batch entry is one sequence.
+  /// Packed sequences: B = 1 and N + 1 offsets, first 0, last at most T, never
+  /// decreasing; an empty sequence leaves its state as it was. Tokens after
+  /// the last offset belong to none: their outputs and gradients are zero.
+  /// Empty: every batch entry is one sequence.
   std::vector<std::int64_t> cu_seqlens;
   std::optional<T> scale;         ///< of the read-out; absent: `1 / sqrt(K)`
   readout read = readout::after;  ///< which state o_t reads
@@ -45,6 +47,8 @@ struct problem {
   bool state_v_first = false;  ///< states are [N,HV,V,K]
   /// g and gd hold the decays themselves: for rings, which have no exp.
   bool linear_decay = false;
+  /// Value head i reads head `i % H` of a tensor with fewer heads, H.
+  bool tiled_heads = false;
   activations act;     ///< what g, beta, b, w, q and k go through first
   index_t window = 0;  ///< content window Lc of the carve family
 };
@@ -55,13 +59,14 @@ using outputs = each_output<tensor<T>>;
 
 /// The sizes that the tensors of a problem agree on.
 struct dimensions {
-  /// Batch, tokens, query and key heads, value heads, key channels, value
-  /// channels.
+  /// Batch, tokens, query and key heads, value heads (those of the states), key
+  /// channels, value channels.
   ///@{
   index_t B = 0, T = 0, H = 0, HV = 0, K = 0, V = 0;
   ///@}
   index_t N = 0;    ///< sequences
   index_t rho = 0;  ///< inner rank of the content gate
+  index_t VH = 0;   ///< heads of v: HV, or fewer that query heads share
 };
 
 /// Names of the tensors that a family must have.
@@ -100,8 +105,8 @@ inline std::vector<std::string_view> axes_of(const tensor_row& row, axis along,
 inline tensor_shape shape_of(const std::vector<std::string_view>& axes,
                              const dimensions& n) {
   const std::pair<std::string_view, index_t> sizes[] = {
-      {"B", n.B}, {"T", n.T}, {"H", n.H}, {"HV", n.HV},
-      {"K", n.K}, {"V", n.V}, {"N", n.N}, {"rho", n.rho}};
+      {"B", n.B}, {"T", n.T}, {"H", n.H},     {"HV", n.HV}, {"K", n.K},
+      {"V", n.V}, {"N", n.N}, {"rho", n.rho}, {"VH", n.VH}};
   tensor_shape shape;
   for (const std::string_view letters : axes) {
     for (const auto& [name, size] : sizes) {
@@ -121,10 +126,15 @@ inline std::vector<tensor_shape> shapes_of(const tensor_row& row,
   const auto add = [&](axis along) {
     std::vector<std::string_view> axes = axes_of(row, along, state_v_first);
     shapes.push_back(shape_of(axes, n));
-    if (!row.shared || n.H == n.HV) return;
-    std::replace(axes.begin(), axes.end(), std::string_view("HV"),
-                 std::string_view("H"));
-    shapes.push_back(shape_of(axes, n));
+    const auto with_heads = [&](std::string_view letters) {
+      for (std::string_view& a : axes) {
+        if (a == "H" || a == "HV") a = letters;
+      }
+      shapes.push_back(shape_of(axes, n));
+    };
+    if (row.shared && n.H != n.HV) with_heads("H");
+    const bool of_values = row.shared || row.name == "k" || row.name == "v";
+    if (of_values && n.VH != n.HV) with_heads("VH");
   };
   const axis along = row.along(f);
   add(along);
@@ -183,8 +193,8 @@ inline index_t check_cu_seqlens(const std::vector<std::int64_t>& cu,
                   cu[i - 1], " then ", cu[i], " at entry ", i);
     }
   }
-  if (cu.back() != n.T) {
-    throw error("cu_seqlens: expected the last offset to be T = ", n.T,
+  if (cu.back() > n.T) {
+    throw error("cu_seqlens: expected the last offset to be at most T = ", n.T,
                 ", got ", cu.back());
   }
   return static_cast<index_t>(cu.size()) - 1;
@@ -223,11 +233,12 @@ dimensions check(const problem<T>& p) {
                 x.q.shape);
   }
   if (x.v.rank() != 4 || x.v.dim(0) != n.B || x.v.dim(1) != n.T ||
-      x.v.dim(2) < 1 || x.v.dim(2) % n.H != 0 || x.v.dim(3) < 1) {
+      x.v.dim(2) < 1 || x.v.dim(3) < 1 ||
+      (x.v.dim(2) % n.H != 0 && n.H % x.v.dim(2) != 0)) {
     throw error("v: expected [", n.B, ",", n.T, ",HV,V] with HV a multiple of ",
                 n.H, ", got ", x.v.shape);
   }
-  n.HV = x.v.dim(2), n.V = x.v.dim(3);
+  n.VH = x.v.dim(2), n.HV = std::max(n.H, n.VH), n.V = x.v.dim(3);
   n.N = detail::check_cu_seqlens(p.cu_seqlens, n);
   if (x.w_down.rank() == 3) n.rho = x.w_down.dim(1);
   for (const auto& m : members) {
@@ -252,6 +263,26 @@ dimensions check(const problem<T>& p) {
                     "none");
       }
     }
+  }
+  if (p.act.decay != decay_activation::none &&
+      p.act.domain != decay_domain::log) {
+    throw error("decay domain: a decay activation gives natural logs");
+  }
+  if constexpr (scalar_traits<T>::is_real) {
+    if (p.act.domain == decay_domain::linear) {
+      for (const auto& [t, name] :
+           {std::pair{&x.g, "g"}, std::pair{&x.gd, "gd"}}) {
+        for (std::size_t i = 0; i < t->data.size(); ++i) {
+          if (t->data[i] > T(0)) continue;
+          throw error(name, ": expected decays above zero, got another at ",
+                      detail::position(t->shape, i));
+        }
+      }
+    }
+  }
+  if (p.act.l2norm && !(p.act.l2_epsilon >= 0)) {
+    throw error("l2 epsilon: expected a number from zero on, got ",
+                p.act.l2_epsilon);
   }
   if (p.act.decay != decay_activation::none && x.g.present() &&
       x.g.dim(2) != n.HV) {

@@ -124,24 +124,46 @@ std::string fit_for_terminal(std::string_view message) {
   return out;
 }
 
-std::size_t progress_line::columns_of_terminal() {
+std::size_t progress_line::terminal_width() {
   return own_columns(STDERR_FILENO);
 }
 
+void progress_line::expect(double seconds) {
+  if (!wanted()) return;
+  const std::lock_guard lock(mutex_);
+  expected_ = seconds, phase_ = clock::now();
+  if (ticker_.joinable()) return;
+  ticker_ = std::jthread([this](const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      const std::lock_guard inner(mutex_);
+      if (!stop.stop_requested() && !what_.empty()) draw();
+    }
+  });
+}
+
 void progress_line::show(std::string_view what, index_t done, index_t total) {
-  if (!terminal_) return;
+  if (!wanted()) return;
+  const std::lock_guard lock(mutex_);
+  if (what != what_ && expected_ == 0) phase_ = clock::now();
+  what_ = what, done_ = done, total_ = total;
+  draw();
+}
+
+void progress_line::draw() {
   const auto now = clock::now();
-  if (what != what_) what_ = what, phase_ = now;
   // Ten times a second is as often as anybody reads.
   if (now - start_ < std::chrono::milliseconds(300) ||
-      now - shown_at_ < std::chrono::milliseconds(100)) {
+      now - shown_at_ < std::chrono::milliseconds(90)) {
     return;
   }
   shown_at_ = now;
-  std::string line = text(what, ": ", done, " of ", total);
+  std::string line = text(what_, ": ", done_, " of ", total_);
   const double spent = std::chrono::duration<double>(now - phase_).count();
-  if (done > 0 && spent > 1) {
-    const auto part = static_cast<double>(done) / static_cast<double>(total);
+  if (expected_ > 0) {
+    line += ", " + time_left(expected_ - spent);
+  } else if (done_ > 0 && spent > 1) {
+    const auto part = static_cast<double>(done_) / static_cast<double>(total_);
     line += ", " + time_left(spent / part - spent);
   }
   std::cerr << "\r\033[K" << line.substr(0, width_ - 1) << std::flush;
@@ -149,6 +171,10 @@ void progress_line::show(std::string_view what, index_t done, index_t total) {
 }
 
 void progress_line::clear() {
+  if (ticker_.joinable()) {
+    ticker_.request_stop();
+    ticker_.join();
+  }
   if (shown_) std::cerr << "\r\033[K" << std::flush;
   shown_ = false;
 }

@@ -5,8 +5,10 @@
 
 #include <chrono>
 #include <cstddef>
+#include <mutex>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include "carve/head.hpp"
 
@@ -42,20 +44,32 @@ class progress_line {
   progress_line& operator=(const progress_line&) = delete;
   ~progress_line() { clear(); }
 
-  /// @param[in] what  the work; a new one starts the clock of the estimate.
+  /// Is there anybody to tell?
+  bool wanted() const { return width_ != 0; }
+
+  /// From now on the work takes so long; the line moves by itself.
+  void expect(double seconds);
+
+  /// @param[in] what  the work; without expect() a new one starts the clock of
+  ///                  the estimate.
   void show(std::string_view what, index_t done, index_t total);
   void clear();
 
  private:
   using clock = std::chrono::steady_clock;
-  const bool terminal_ = columns_of_terminal() != 0;
-  const std::size_t width_ = columns_of_terminal();
+  void draw();
+
+  const std::size_t width_ = terminal_width();
+  std::mutex mutex_;
   const clock::time_point start_ = clock::now();
   clock::time_point phase_ = start_, shown_at_ = start_;
   std::string what_;
+  index_t done_ = 0, total_ = 0;
+  double expected_ = 0;  // seconds from phase_ on; 0: unknown
   bool shown_ = false;
+  std::jthread ticker_;
 
-  static std::size_t columns_of_terminal();
+  static std::size_t terminal_width();
 };
 
 /// "about 40 s left", "about 3 min left"; rounded so that it does not flicker.

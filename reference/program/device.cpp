@@ -86,6 +86,16 @@ class device_problem {
     if (in.state_v_first) {
       throw error("--cuda: the kernels take states [N,HV,K,V]");
     }
+    if (act.domain != decay_domain::log) {
+      throw error("--cuda: the kernels take natural logs of decays");
+    }
+    if (in.tiled_heads || d.size.VH != d.size.HV) {
+      throw error("--cuda: the kernels take HV value heads, a multiple of H, ",
+                  "in groups");
+    }
+    if (!in.cu_seqlens.empty() && in.cu_seqlens.back() != d.size.T) {
+      throw error("--cuda: the kernels take no tokens after the last offset");
+    }
     if (d.dtype == dtype::f64) {
       throw error("q: the CUDA kernels take F32, BF16 and F16, got F64");
     }

@@ -36,19 +36,34 @@ inline constexpr std::array settings_table{
             "the erase reads the state before or after the\ndecay (default: "
             "as the family does)"},
     setting{"layout", "AXES", "of q, o, ...: BTHD (default) or BHTD"},
+    setting{"heads", "H[,HV]",
+            "numbers of query and of value heads, where tensors are stored as "
+            "[B,T,H*D]"},
+    setting{"head_order", "ORDER",
+            "which of fewer heads head i reads: grouped (default), i / (HV / "
+            "H), or tiled, i % H"},
     setting{"state_layout", "AXES", "of the states: NHKV (default) or NHVK"},
     setting{"window", "N", "content window of the carve family, in tokens"},
-    setting{"l2norm", "BOOL",
-            "true: q and k are L2-normalised first\n(default false)"},
+    setting{"l2norm", "NORM",
+            "true: q and k are L2-normalised first (default false), with "
+            "epsilon inside the root; mean: with epsilon on the mean; max: by "
+            "max(norm, epsilon)"},
+    setting{"l2norm_eps", "X", "epsilon of the L2 norm (default 1e-6)"},
+    setting{"decay_domain", "D",
+            "what g and gd hold: log (default), log2 or linear, the decays "
+            "themselves"},
     setting{"decay_activation", "F",
-            "what makes g of its logits: none (default),\n"
-            "softplus or bounded"},
+            "what makes g of its logits: none (default), softplus or bounded"},
     setting{"lower_bound", "X", "of g, for the bounded decay (default -5)"},
     setting{"beta_activation", "F",
             "what makes beta of its logits: none (default),\n"
             "sigmoid or doubled_sigmoid"},
     setting{"b_activation", "F", "the same for b"},
     setting{"w_activation", "F", "the same for w"},
+    setting{"rename", "FROM=TO",
+            "what a tensor is called here, e.g. h0=initial_state; several with "
+            "commas"},
+    setting{"ignore", "NAMES", "tensors to leave out; several with commas"},
 };
 
 /// Settings by key.
@@ -67,8 +82,16 @@ struct dump {
   outputs<double> cotangents;
   std::vector<judged_tensor> judged;  ///< o, final_state, then gradients
   safetensors::dtype dtype;           ///< of q, k and v
-  bool heads_first = false;  ///< the file is [B,H,T,D]; `in` is [B,T,H,D]
+  /// How the file lays its tensors out; `in` is [B,T,H,D].
+  ///@{
+  bool heads_first = false;  ///< [B,H,T,D]
+  bool no_batch = false;     ///< [T,H,D]
+  bool flat_heads = false;   ///< [B,T,H*D]
+  ///@}
+  bool layout_given = false;  ///< in words, not by default
   dimensions size;
+  std::map<std::string, std::string, std::less<>> file_names;  ///< by ours
+  std::vector<std::string> notes;  ///< what was guessed, left out or is odd
 
   bool has_cotangents() const {
     return cotangents.o.present() || cotangents.final_state.present();
@@ -110,6 +133,14 @@ const tensor<T>& result_named(const gradient_result<T>& r,
   if (!found) throw error(name, ": not the name of an output");
   return *found;
 }
+
+/// The first tokens of every sequence in a batch, or of the packed ones: a
+/// dump like `d` of which the time for all of it can be told.
+dump first_tokens(const dump& d, index_t tokens);
+
+/// An output or a gradient as the file lays out its like.
+tensor<double> in_file_layout(const dump& d, const safetensors::file& file,
+                              std::string_view name, tensor<double> x);
 
 /// `x` with axes 1 and 2 exchanged: [B,T,H,D] to [B,H,T,D] and back.
 template <class T>
@@ -158,6 +189,7 @@ problem<To> convert_problem(const problem<From>& p, Convert&& f) {
   q.family = p.family, q.cu_seqlens = p.cu_seqlens, q.read = p.read;
   q.erase_reads = p.erase_reads;
   q.state_v_first = p.state_v_first, q.linear_decay = p.linear_decay;
+  q.tiled_heads = p.tiled_heads;
   q.act = p.act, q.window = p.window;
   if (p.scale) q.scale = f(*p.scale);
   q.in = convert_tensors<To>(p.in, f);

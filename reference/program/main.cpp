@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <csignal>
 #include <cstdlib>
@@ -27,6 +28,19 @@ namespace carve::program {
 namespace {
 
 enum exit_code { passed = 0, failed = 1, unusable = 2 };
+
+/// Tells the line how long `work`, which takes a time proportional to the
+/// tokens, will take with all of them, from how long it takes with a few.
+template <class Work>
+void estimate(progress_line& line, const dump& d, const Work& work) {
+  constexpr index_t few = 64;
+  if (!line.wanted() || d.size.T < 32 * few) return;
+  const auto start = std::chrono::steady_clock::now();
+  work(first_tokens(d, few));
+  const std::chrono::duration<double> spent =
+      std::chrono::steady_clock::now() - start;
+  line.expect(spent.count() * static_cast<double>(d.size.T) / few);
+}
 
 constexpr std::string_view settings_note =
     "A setting is read from the file's metadata, under its name with _ for -,\n"
@@ -219,10 +233,7 @@ struct verify_command : dump_options {
                         std::filesystem::path(path).filename().string(), 30),
                     ", ");
       }
-      all.push_back(judge(path, [&line, &file](std::string_view what,
-                                               index_t done, index_t total) {
-        line.show(file + std::string(what), done, total);
-      }));
+      all.push_back(judge(path, file, line));
     }
     line.clear();
     if (json != "-" && junit != "-") print(all);
@@ -241,9 +252,8 @@ struct verify_command : dump_options {
   }
 
  private:
-  judged_file judge(const std::string& path,
-                    const std::function<void(std::string_view, index_t,
-                                             index_t)>& progress) const {
+  judged_file judge(const std::string& path, const std::string& before,
+                    progress_line& line) const {
     judged_file result{path, {}, {}};
     try {
       const std::optional<profile> chosen =
@@ -251,15 +261,38 @@ struct verify_command : dump_options {
       result.outcome = with_file(path, [&](const safetensors::file& file) {
         dump d = read_dump(file, given);
         if (on_device) d.judged = run_on_device(d);
-        return verify(d, {chosen, limit, {threads, progress}});
+        const auto progress = [&](std::string_view what, index_t done,
+                                  index_t total) {
+          line.show(before + std::string(what), done, total);
+        };
+        const verify_settings how{chosen, limit, {threads, progress}};
+        estimate(line, d, [&](const dump& first) { verify(first, how); });
+        verification v = verify(d, how);
+        v.file = path, v.notes = std::move(d.notes);
+        if (!v.pass()) try_other_layout(file, d, how, v);
+        return v;
       });
-      result.outcome->file = path;
     } catch (const std::bad_alloc&) {
       result.error = safetensors::printable(path) + ": not enough memory";
     } catch (const error& e) {
       result.error = e.what();
     }
     return result;
+  }
+
+  /// [B,H,T,D] given as [B,T,H,D]: where both fit, say which is right.
+  void try_other_layout(const safetensors::file& file, const dump& d,
+                        const verify_settings& how, verification& v) const {
+    if (d.layout_given || d.flat_heads || d.size.H != d.size.T) return;
+    settings other = given;
+    other["layout"] = "BHTD";
+    try {
+      if (verify(read_dump(file, other), how).pass()) {
+        v.notes.push_back("read as [B,H,T,D] all pass: --layout BHTD");
+      }
+    } catch (const error&) {
+      // It does not fit, so there is nothing to say.
+    }
   }
 
   static void print(const std::vector<judged_file>& all) {
@@ -317,10 +350,13 @@ struct reference_command : dump_options {
     progress_line line;
     with_file(path, [&](const safetensors::file& file) {
       const dump d = read_dump(file, given);
-      const gradient_result<double_double> r = exact_result(
-          d, by,
-          {threads, [&line](std::string_view what, index_t done,
-                            index_t total) { line.show(what, done, total); }});
+      const run_settings how{
+          threads, [&line](std::string_view what, index_t done, index_t total) {
+            line.show(what, done, total);
+          }};
+      estimate(line, d,
+               [&](const dump& first) { exact_result(first, by, how); });
+      const gradient_result<double_double> r = exact_result(d, by, how);
       save(file, d, r);
       return 0;
     });
@@ -336,8 +372,8 @@ struct reference_command : dump_options {
     for (const auto& [key, value] : file.metadata()) w.set_metadata(key, value);
     for (const auto& [key, value] : given) w.set_metadata(key, value);
     w.set_metadata("reference", text("carve ", version, ", ", by));
-    for (const std::string& name : file.names()) {
-      const std::string_view role = role_of(name);
+    for (const auto& [ours, name] : d.file_names) {
+      const std::string_view role = role_of(ours);
       if (role != "input" && role != "cotangent") continue;
       const safetensors::tensor_info& i = file.info(name);
       w.add_bytes(name, i.dtype, i.shape, file.bytes(name));
@@ -348,7 +384,7 @@ struct reference_command : dump_options {
       tensor<double> y = convert<double>(x, [&](double_double e) {
         return rounded(*safetensors::format_of(dtype), e);
       });
-      if (d.heads_first && has_tokens(name)) y = exchange_axes(y);
+      y = in_file_layout(d, file, name, std::move(y));
       w.add(name, dtype, {y.shape.begin(), y.shape.end()}, y.data);
     };
     add("o", r.out.o);

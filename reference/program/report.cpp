@@ -156,7 +156,11 @@ void write_table(std::ostream& out, const verification& v, bool colour) {
   if (v.packed) out << ", " << n.N << " packed sequences";
   out << ", scale " << formatted("%.6g", v.scale);
   if (v.read == readout::before) out << ", read-out before the update";
-  out << "\n  exact: double-double; replay: " << replay_text(v) << "\n\n";
+  out << "\n  exact: double-double; replay: " << replay_text(v) << '\n';
+  for (const std::string& note : v.notes) {
+    out << "  note: " << wrapped(note, 80, 8) << '\n';
+  }
+  out << '\n';
 
   text_table errors({0, 7});
   errors.add({"", "RMS", "replay's", "", "", "largest", "", ""});
@@ -275,6 +279,7 @@ json report_of(const verification& v) {
            {"reference",
             {{"scalar", scalar_traits<double_double>::name},
              {"digits", scalar_traits<double_double>::digits}}},
+           {"notes", v.notes},
            {"tensors", json::array()}};
   for (const verdict& t : v.tensors) {
     const comparison& c = t.errors;

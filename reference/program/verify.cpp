@@ -64,10 +64,16 @@ gradient_result<double_double> exact_result(const dump& d, std::string_view by,
     r = solve<double>(d, o);
   } else if (by == "dd") {
     r = solve<double_double>(d, o);
+#ifdef CARVE_WITH_DIGITS
   } else if (by == "50") {
     r = solve<real50>(d, o);
   } else if (by == "100") {
     r = solve<real100>(d, o);
+#else
+  } else if (by == "50" || by == "100") {
+    throw error("precision: this program was built for verify alone, without ",
+                by, " digits; `./x build` builds all of it");
+#endif
   } else {
     throw error("precision: expected double, dd, 50 or 100, got \"", by, "\"");
   }

@@ -70,6 +70,7 @@ struct verification {
   safetensors::dtype dtype = safetensors::dtype::f64;
   tolerance limit;
   std::vector<verdict> tensors;
+  std::vector<std::string> notes;  ///< the dump's
 
   bool pass() const;
 };

@@ -160,9 +160,17 @@ TEST_CASE("a repeated name or member is refused") {
         R"(__metadata__: member "a" appears twice)");
 }
 
-TEST_CASE("metadata other than strings is refused") {
-  CHECK(refusal(R"({"__metadata__":{"scale":0.5}})", 0) ==
-        R"(__metadata__: "scale" expected a string, got the number 0.5)");
+TEST_CASE("numbers and booleans in the metadata are their text") {
+  const auto bytes = file_of(
+      R"({"__metadata__":{"a":0.50,"b":-3,"c":7,"d":true,"e":"x"}})", 0);
+  CHECK(st::file::parse(bytes).metadata() ==
+        std::map<std::string, std::string>{
+            {"a", "0.50"}, {"b", "-3"}, {"c", "7"}, {"d", "true"}, {"e", "x"}});
+}
+
+TEST_CASE("metadata other than words and numbers is refused") {
+  CHECK(refusal(R"({"__metadata__":{"scale":null}})", 0) ==
+        R"(__metadata__: "scale" expected a string, got null)");
   CHECK(refusal(R"({"__metadata__":{"a":{}}})", 0) ==
         R"(__metadata__: "a" expected a string, got an object)");
   CHECK(refusal(R"({"__metadata__":"a"})", 0) ==

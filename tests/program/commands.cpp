@@ -489,6 +489,523 @@ TEST_CASE("TF32 is spoken of only when the error has its size") {
   REQUIRE_FALSE(said(0x1p-17));
 }
 
+namespace {
+
+/// A dump of gdn with gradients, its outputs exact: B 1, T 6, H heads of q and
+/// k, HV of v and the gates, K 4, V 3.
+editable exact_gdn(const scratch& folder, std::int64_t H, std::int64_t HV,
+                   const std::string& settings = "", double lowest_g = -1) {
+  using carve::safetensors::dtype;
+  editable e;
+  e.metadata = {{"family", "gdn"}};
+  double phase = 0;
+  const auto add = [&](const std::string& name,
+                       const std::vector<std::int64_t>& shape, double low,
+                       double high) {
+    editable::entry x{dtype::f32, shape, {}};
+    std::int64_t n = 1;
+    for (const std::int64_t axis : shape) n *= axis;
+    phase += 0.7;
+    for (std::int64_t i = 0; i < n; ++i) {
+      const double wave = std::sin(static_cast<double>(i + 1) * (1.3 + phase));
+      x.values.push_back(low + (high - low) * (0.5 + 0.5 * wave));
+    }
+    e.tensors[name] = x;
+  };
+  const std::int64_t T = 6, heads = std::max(H, HV);
+  add("q", {1, T, H, 4}, -1, 1), add("k", {1, T, H, 4}, -0.6, 0.6);
+  add("v", {1, T, HV, 3}, -1, 1), add("g", {1, T, heads}, lowest_g, -0.01);
+  add("beta", {1, T, heads}, 0.1, 0.9), add("do", {1, T, heads, 3}, -1, 1);
+  add("initial_state", {1, heads, 4, 3}, -1, 1);
+  const std::string in = folder / "exact_in", out = folder / "exact_out";
+  e.writer().save(in);
+  REQUIRE(carve_with("reference " + settings + " '" + in + "' -o '" + out +
+                     "' --dtype f32")
+              .exit == 0);
+  return editable::of(carve::safetensors::file::open(out));
+}
+
+/// Everything of a token axis as another has it.
+template <class Change>
+void change_tokens(editable& e, Change&& change) {
+  for (auto& [name, x] : e.tensors) {
+    if (carve::program::has_tokens(name)) change(x.shape);
+  }
+}
+
+/// The verdict's exit code and all that it says.
+result verdict_of(const editable& e, const std::string& options = "") {
+  const scratch folder;
+  const std::string file = folder / "x.safetensors";
+  e.writer().save(file);
+  return carve_with("verify " + options + " '" + file + "' 2>&1");
+}
+
+/// Right as it is, and wrong with the largest number of any output changed.
+void is_judged(const editable& e, const std::string& options = "") {
+  const result right = verdict_of(e, options);
+  CAPTURE(options, right.out);
+  REQUIRE(right.exit == 0);
+  for (const auto& [name, x] : e.tensors) {
+    const std::string_view role = carve::program::role_of(name);
+    if (role != "output" && role != "gradient") continue;
+    editable damaged = e;
+    auto& values = damaged.tensors[name].values;
+    auto largest = std::max_element(
+        values.begin(), values.end(),
+        [](double a, double b) { return std::abs(a) < std::abs(b); });
+    *largest *= 1.01;
+    CAPTURE(name);
+    REQUIRE(verdict_of(damaged, options).exit == 1);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("tensors without a batch axis are one entry of a batch") {
+  const scratch folder;
+  editable e = exact_gdn(folder, 2, 2);
+  change_tokens(e, [](auto& shape) { shape.erase(shape.begin()); });
+  is_judged(e);
+  REQUIRE(contains(verdict_of(e).out, "read as [T,H,K]"));
+}
+
+TEST_CASE("heads and channels on one axis are parted by their number") {
+  const scratch folder;
+  for (const std::int64_t HV : {2, 4}) {
+    editable e = exact_gdn(folder, 2, HV);
+    change_tokens(e, [](auto& shape) {
+      if (shape.size() != 4) return;
+      shape[2] *= shape[3];
+      shape.pop_back();
+    });
+    is_judged(e, "--heads 2," + std::to_string(HV));
+    REQUIRE(contains(verdict_of(e, "--heads 3").out,
+                     "q: expected [B,T,H*D] with 3 heads, got [1,6,8]"));
+  }
+  REQUIRE(contains(complaint("verify --heads 2,x " + quoted_dump),
+                   "heads: expected H or H,HV, got \"2,x\""));
+}
+
+TEST_CASE("trailing axes of one are left out") {
+  const scratch folder;
+  editable e = exact_gdn(folder, 2, 2);
+  for (const char* name : {"g", "beta", "dg", "dbeta"}) {
+    e.tensors[name].shape.push_back(1);
+  }
+  is_judged(e);
+  for (const char* name : {"g", "q"}) e.tensors[name].shape.push_back(1);
+  is_judged(e);
+}
+
+TEST_CASE("query heads may share the value heads") {
+  const scratch folder;
+  for (const char* order : {"grouped", "tiled"}) {
+    const std::string option = std::string("--head-order ") + order;
+    is_judged(exact_gdn(folder, 4, 2, option), option);
+    is_judged(exact_gdn(folder, 2, 4, option), option);
+    const char* const other = *order == 'g' ? "tiled" : "grouped";
+    REQUIRE(verdict_of(exact_gdn(folder, 2, 4, option),
+                       std::string("--head-order ") + other)
+                .exit == 1);
+  }
+  // Repeated by hand they give the same, and the gradients add up.
+  const editable shared = exact_gdn(folder, 4, 2);
+  editable full = shared;
+  const auto repeated = [&](const char* name) {
+    editable::entry x = shared.tensors.at(name);
+    const std::vector<double> from = x.values;
+    x.values.clear();
+    for (std::size_t t = 0; t < 6; ++t) {
+      for (std::size_t h = 0; h < 4; ++h) {
+        const auto at = from.begin() + static_cast<long>((t * 2 + h / 2) * 3);
+        x.values.insert(x.values.end(), at, at + 3);
+      }
+    }
+    x.shape[2] = 4;
+    return x;
+  };
+  full.tensors["v"] = repeated("v");
+  full.tensors.erase("dv");
+  is_judged(full);
+}
+
+TEST_CASE("decays may be given as log2 or as themselves") {
+  const scratch folder;
+  const editable log = exact_gdn(folder, 2, 2);
+  const std::vector<double> g = log.tensors.at("g").values;
+  const auto as = [&](const char* domain, auto&& of_g, auto&& of_dg) {
+    editable e = log;
+    for (const char* name : {"o", "final_state", "dq", "dk", "dv", "dbeta",
+                             "dinitial_state", "dg"}) {
+      e.tensors[name].dtype = carve::safetensors::dtype::f64;
+    }
+    e.tensors["g"].dtype = carve::safetensors::dtype::f64;
+    for (std::size_t i = 0; i < g.size(); ++i) {
+      e.tensors["g"].values[i] = of_g(g[i]);
+      e.tensors["dg"].values[i] = of_dg(g[i], log.tensors.at("dg").values[i]);
+    }
+    for (auto& [name, x] : e.tensors) x.dtype = carve::safetensors::dtype::f32;
+    is_judged(e, std::string("--decay-domain ") + domain);
+    REQUIRE(verdict_of(e).exit != 0);
+  };
+  as(
+      "log2", [](double x) { return x / std::log(2.0); },
+      [](double, double d) { return d * std::log(2.0); });
+  as(
+      "linear", [](double x) { return std::exp(x); },
+      [](double x, double d) { return d / std::exp(x); });
+}
+
+TEST_CASE("a decay of zero empties the state") {
+  const scratch folder;
+  editable e = exact_gdn(folder, 2, 2);
+  for (const char* name : {"o", "final_state", "dq", "dk", "dv", "dg", "dbeta",
+                           "dinitial_state"}) {
+    e.tensors.erase(name);
+  }
+  const auto with = [&](double g, const std::string& options) {
+    editable in = e;
+    for (std::size_t i : {4u, 5u}) in.tensors["g"].values[i] = g;
+    if (contains(options, "linear")) {
+      for (double& x : in.tensors["g"].values) {
+        if (x != 0) x = std::exp(x);
+      }
+    }
+    in.writer().save(folder / "in");
+    const std::string out = folder / "out";
+    REQUIRE(carve_with("reference " + options + " '" + (folder / "in") +
+                       "' -o '" + out + "'")
+                .exit == 0);
+    return editable::of(carve::safetensors::file::open(out));
+  };
+  const editable zero = with(-HUGE_VAL, "");
+  REQUIRE(contains(verdict_of(zero).out, "2 decays of zero"));
+  // What was there before leaves no trace.
+  editable other = zero;
+  for (double& x : other.tensors["initial_state"].values) x = -3 * x + 1;
+  other.writer().save(folder / "other");
+  const std::string out = folder / "other_out";
+  REQUIRE(carve_with("reference '" + (folder / "other") + "' -o '" + out + "'")
+              .exit == 0);
+  const editable same = editable::of(carve::safetensors::file::open(out));
+  const auto &x = zero.tensors.at("o").values, &y = same.tensors.at("o").values;
+  for (std::size_t i = 2 * 2 * 3; i < x.size(); ++i) REQUIRE(x[i] == y[i]);
+  REQUIRE(x[0] != y[0]);
+  // In any domain.
+  editable linear = with(0, "--decay-domain linear");
+  const result refused = verdict_of(linear);
+  REQUIRE(refused.exit == 2);
+  REQUIRE(contains(refused.out, "--ignore dg leaves it out"));
+  linear.tensors.erase("dg");
+  is_judged(linear);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    REQUIRE(linear.tensors.at("o").values[i] == Approx(x[i]).epsilon(1e-6));
+  }
+}
+
+TEST_CASE("decays in the place of their logs are told") {
+  const scratch folder;
+  editable e = exact_gdn(folder, 2, 2);
+  for (double& x : e.tensors["g"].values) x = std::exp(x);
+  const result r = verdict_of(e);
+  REQUIRE(r.exit == 2);
+  REQUIRE(contains(r.out, "g: expected natural logs of decays"));
+  REQUIRE(contains(r.out, "--decay-domain linear"));
+  REQUIRE(verdict_of(e, "--decay-domain log").exit == 1);
+  e.tensors["g"].values[0] = 1.5;
+  REQUIRE(contains(verdict_of(e).out, "decays above 1"));
+}
+
+TEST_CASE("tokens after the last offset are padding") {
+  const scratch folder;
+  editable e = exact_gdn(folder, 2, 2);
+  for (const char* name : {"initial_state", "final_state", "dinitial_state"}) {
+    auto& x = e.tensors[name];
+    x.shape[0] = 2;
+    const auto once = x.values;
+    x.values.insert(x.values.end(), once.begin(), once.end());
+  }
+  e.tensors["cu_seqlens"] = {carve::safetensors::dtype::i32, {3}, {0, 3, 5}};
+  e.writer().save(folder / "in");
+  const std::string out = folder / "out";
+  REQUIRE(carve_with("reference '" + (folder / "in") + "' -o '" + out +
+                     "' --dtype f32")
+              .exit == 0);
+  const editable padded = editable::of(carve::safetensors::file::open(out));
+  is_judged(padded);
+  for (const char* name : {"o", "dq", "dk", "dv", "dg", "dbeta"}) {
+    const auto& x = padded.tensors.at(name).values;
+    for (std::size_t i = x.size() / 6 * 5; i < x.size(); ++i) {
+      REQUIRE(x[i] == 0);
+    }
+  }
+  // Anything may stand there but in a gradient.
+  for (const char* name : {"q", "k", "v", "g", "beta", "do", "o"}) {
+    CAPTURE(name);
+    editable odd = padded;
+    odd.tensors[name].values.back() = std::nan("");
+    REQUIRE(verdict_of(odd).exit == 0);
+  }
+  for (const char* name : {"dq", "dk", "dv", "dg", "dbeta"}) {
+    CAPTURE(name);
+    editable odd = padded;
+    odd.tensors[name].values.back() = 0.5;
+    const result r = verdict_of(odd);
+    REQUIRE(r.exit == 1);
+    REQUIRE(contains(r.out, "numbers after the last offset are not zero"));
+  }
+}
+
+TEST_CASE("the L2 norms of other libraries have names") {
+  const scratch folder;
+  for (const char* norm :
+       {"--l2norm True", "--l2norm mean --l2norm-eps 0.01",
+        "--l2norm max --l2norm-eps 1.5", "--l2norm max --l2norm-eps 0.01",
+        "--l2norm inside --l2norm-eps 0.3"}) {
+    CAPTURE(norm);
+    const editable e = exact_gdn(folder, 2, 2, norm);
+    is_judged(e, norm);
+    REQUIRE(verdict_of(e, "--l2norm false").exit == 1);
+    REQUIRE(verdict_of(e, "--l2norm true --l2norm-eps 0.07").exit == 1);
+  }
+}
+
+TEST_CASE("tensors have other names, or no business in a dump") {
+  const scratch folder;
+  editable e = exact_gdn(folder, 2, 2);
+  e.tensors["h0"] = e.tensors["initial_state"];
+  e.tensors["dh0"] = e.tensors["dinitial_state"];
+  e.tensors.erase("initial_state");
+  e.tensors.erase("dinitial_state");
+  const std::string rename = "--rename h0=initial_state,dh0=dinitial_state";
+  REQUIRE(contains(verdict_of(e).out, "--ignore dh0 leaves it out"));
+  is_judged(e, rename);
+  e.tensors["aux"] = e.tensors["q"];
+  REQUIRE(verdict_of(e, rename).exit == 2);
+  is_judged(e, rename + " --ignore aux,more");
+  // A name of ours twice, or one that is not ours.
+  REQUIRE(contains(verdict_of(e, "--ignore dh0 --rename h0=q,aux=aux2").out,
+                   "rename: expected FROM=TO"));
+  REQUIRE(contains(verdict_of(e, "--ignore dh0 --rename h0=q,aux=g").out,
+                   "are called so"));
+  // A mask that nobody asked for.
+  editable masked = exact_gdn(folder, 2, 2);
+  carve::safetensors::writer w = masked.writer();
+  const std::vector<std::byte> ones(6, std::byte{1});
+  w.add_bytes("attention_mask", carve::safetensors::dtype::boolean, {1, 6},
+              ones);
+  w.add_bytes("flags", carve::safetensors::dtype::u8, {6}, ones);
+  w.save(folder / "masked");
+  const result r = carve_with("verify '" + (folder / "masked") + "'");
+  REQUIRE(r.exit == 0);
+  REQUIRE(contains(r.out, "attention_mask (BOOL) is not looked at"));
+}
+
+TEST_CASE("a state in 8 bits is read as it stands") {
+  const scratch folder;
+  editable e = exact_gdn(folder, 2, 2);
+  for (double& x : e.tensors["initial_state"].values) x = x > 0 ? 0.5 : -0.25;
+  for (const char* name : {"o", "final_state", "dq", "dk", "dv", "dg", "dbeta",
+                           "dinitial_state"}) {
+    e.tensors.erase(name);
+  }
+  for (const auto& [type, half] :
+       {std::pair{carve::safetensors::dtype::f8_e4m3, 0x30},
+        std::pair{carve::safetensors::dtype::f8_e5m2, 0x38}}) {
+    carve::safetensors::writer w;
+    w.set_metadata("family", "gdn");
+    for (const auto& [name, x] : e.tensors) {
+      if (name != "initial_state") w.add(name, x.dtype, x.shape, x.values);
+    }
+    std::vector<std::byte> words;
+    for (const double x : e.tensors["initial_state"].values) {
+      // -1/4 has an exponent less and a sign.
+      const int less = type == carve::safetensors::dtype::f8_e4m3 ? 8 : 4;
+      words.push_back(
+          static_cast<std::byte>(x > 0 ? half : 0x80 | (half - less)));
+    }
+    w.add_bytes("initial_state", type, {1, 2, 4, 3}, words);
+    w.save(folder / "narrow");
+    e.writer().save(folder / "wide");
+    for (const char* name : {"narrow", "wide"}) {
+      REQUIRE(carve_with("reference '" + (folder / name) + "' -o '" +
+                         (folder / (std::string(name) + "_out")) + "'")
+                  .exit == 0);
+    }
+    const auto file = carve::safetensors::file::open(folder / "narrow_out");
+    REQUIRE(file.info("initial_state").dtype == type);
+    REQUIRE(file.as_double("o") ==
+            carve::safetensors::file::open(folder / "wide_out").as_double("o"));
+    REQUIRE(carve_with("verify '" + (folder / "narrow_out") + "'").exit == 0);
+  }
+}
+
+TEST_CASE("heads before tokens are not taken for tokens in silence") {
+  const scratch folder;
+  // T 6 and H 6: both orders fit.
+  editable e = exact_gdn(folder, 6, 6);
+  REQUIRE(contains(verdict_of(e).out, "--layout BHTD"));
+  REQUIRE_FALSE(contains(verdict_of(e, "--layout BTHD").out, "note: T = H"));
+  e.writer().save(folder / "in");
+  editable swapped = e;
+  for (auto& [name, x] : swapped.tensors) {
+    if (!carve::program::has_tokens(name)) continue;
+    x.values =
+        carve::program::exchange_axes(
+            carve::tensor<double>({x.shape.begin(), x.shape.end()}, x.values))
+            .data;
+  }
+  const result r = verdict_of(swapped);
+  REQUIRE(r.exit == 1);
+  REQUIRE(contains(r.out, "read as [B,H,T,D] all pass: --layout BHTD"));
+  // More heads than tokens: odd enough to say.
+  editable few = exact_gdn(folder, 8, 8);
+  REQUIRE(contains(verdict_of(few).out, "6 tokens and 8 heads"));
+}
+
+TEST_CASE("the reports say what was guessed") {
+  const scratch folder;
+  editable e = exact_gdn(folder, 2, 4);
+  e.writer().save(folder / "in");
+  const auto j = nlohmann::json::parse(
+      carve_with("verify --json - '" + (folder / "in") + "'").out);
+  REQUIRE(j.at("notes").size() == 1);
+  REQUIRE(contains(j.at("notes")[0], "--head-order tiled"));
+}
+
+namespace {
+
+/// The number whose gradients a dump holds: its outputs weighed by do.
+double weighed(const editable& e, const std::string& options) {
+  const scratch folder;
+  e.writer().save(folder / "in");
+  const std::string out = folder / "out";
+  REQUIRE(carve_with("reference " + options + " '" + (folder / "in") +
+                     "' -o '" + out + "'")
+              .exit == 0);
+  const auto file = carve::safetensors::file::open(out);
+  const auto o = file.as_double("o"), d = file.as_double("do");
+  double sum = 0;
+  for (std::size_t i = 0; i < o.size(); ++i) sum += o[i] * d[i];
+  return sum;
+}
+
+/// Are the gradients of some elements what differences of outputs give?
+void is_the_derivative(editable e, const std::string& options) {
+  for (auto& [name, x] : e.tensors) x.dtype = carve::safetensors::dtype::f64;
+  for (const char* name : {"q", "k", "v", "g", "beta", "initial_state"}) {
+    for (const std::size_t i : {std::size_t{1}, std::size_t{9}}) {
+      const double step = 1e-5;
+      editable up = e, down = e;
+      up.tensors[name].values[i] += step;
+      down.tensors[name].values[i] -= step;
+      const double slope =
+          (weighed(up, options) - weighed(down, options)) / (2 * step);
+      CAPTURE(options, name, i, slope);
+      REQUIRE(e.tensors.at("d" + std::string(name)).values[i] ==
+              Approx(slope).epsilon(1e-5).margin(1e-6));
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("gradients in other conventions are derivatives of the outputs") {
+  const scratch folder;
+  for (const char* options :
+       {"--l2norm true", "--l2norm mean --l2norm-eps 0.01",
+        "--l2norm max --l2norm-eps 1.2", "--l2norm max --l2norm-eps 0.01"}) {
+    is_the_derivative(exact_gdn(folder, 2, 2, options), options);
+  }
+  for (const char* options : {"--head-order grouped", "--head-order tiled"}) {
+    is_the_derivative(exact_gdn(folder, 4, 2, options), options);
+  }
+  editable linear = exact_gdn(folder, 2, 2);
+  for (std::size_t i = 0; i < linear.tensors["g"].values.size(); ++i) {
+    double& g = linear.tensors["g"].values[i];
+    g = std::exp(g);
+    linear.tensors["dg"].values[i] /= g;
+  }
+  is_the_derivative(linear, "--decay-domain linear");
+}
+
+TEST_CASE("norms and tiled heads are what they are called") {
+  const scratch folder;
+  const auto normalised = [](editable e, auto&& norm) {
+    for (const char* name : {"q", "k"}) {
+      auto& x = e.tensors[name].values;
+      for (std::size_t i = 0; i < x.size(); i += 4) {
+        double s = 0;
+        for (std::size_t j = i; j < i + 4; ++j) s += x[j] * x[j];
+        for (std::size_t j = i; j < i + 4; ++j) x[j] /= norm(s);
+      }
+    }
+    for (const char* name : {"dq", "dk"}) e.tensors.erase(name);
+    e.metadata = {{"family", "gdn"}};
+    for (auto& [name, x] : e.tensors) x.dtype = carve::safetensors::dtype::f32;
+    return e;
+  };
+  const auto is_norm = [&](const std::string& options, auto&& norm) {
+    CAPTURE(options);
+    const result r =
+        verdict_of(normalised(exact_gdn(folder, 2, 2, options), norm));
+    CAPTURE(r.out);
+    REQUIRE(r.exit == 0);
+  };
+  is_norm("--l2norm true --l2norm-eps 0.2",
+          [](double s) { return std::sqrt(s + 0.2); });
+  is_norm("--l2norm mean --l2norm-eps 0.2",
+          [](double s) { return std::sqrt(4 * (s / 4 + 0.2)); });
+  is_norm("--l2norm max --l2norm-eps 1.1",
+          [](double s) { return std::max(std::sqrt(s), 1.1); });
+
+  editable tiled = exact_gdn(folder, 2, 4, "--head-order tiled");
+  for (const char* name : {"q", "k"}) {
+    auto& x = tiled.tensors[name];
+    std::vector<double> all;
+    for (std::size_t t = 0; t < 6; ++t) {
+      for (std::size_t h = 0; h < 4; ++h) {
+        const auto at =
+            x.values.begin() + static_cast<long>((t * 2 + h % 2) * 4);
+        all.insert(all.end(), at, at + 4);
+      }
+    }
+    x.values = all, x.shape[2] = 4;
+    tiled.tensors.erase("d" + std::string(name));
+  }
+  tiled.metadata = {{"family", "gdn"}};
+  const result r = verdict_of(tiled);
+  CAPTURE(r.out);
+  REQUIRE(r.exit == 0);
+}
+
+TEST_CASE("one long head says how long it will take") {
+  const scratch folder;
+  editable e;
+  e.metadata = {{"family", "delta"}};
+  const std::int64_t T = 16384;
+  for (const char* name : {"q", "k", "v", "o"}) {
+    e.tensors[name] = {carve::safetensors::dtype::f32,
+                       {1, T, 1, 32},
+                       std::vector<double>(static_cast<std::size_t>(T) * 32)};
+    for (std::size_t i = 0; i < e.tensors[name].values.size(); ++i) {
+      e.tensors[name].values[i] = 0.1 * std::sin(static_cast<double>(i));
+    }
+  }
+  e.tensors["do"] = e.tensors["o"], e.tensors["dq"] = e.tensors["o"];
+  e.tensors["beta"] = {carve::safetensors::dtype::f32,
+                       {1, T, 1},
+                       std::vector<double>(static_cast<std::size_t>(T), 0.5)};
+  const std::string file = folder / "long.safetensors";
+  e.writer().save(file);
+  const result r = carve_on_terminal("verify " + file, "NO_COLOR=1");
+  REQUIRE(contains(r.out, "s left"));
+  REQUIRE(contains(r.out, "long.safetensors: DeltaNet"));
+  // Not where nobody waits for it.
+  REQUIRE_FALSE(contains(carve_with("verify " + file + " 2>&1").out, " left"));
+}
+
 TEST_CASE("help and version are there and fit the columns there are") {
   for (const char* words : {"--help", "verify --help", "reference --help",
                             "families --help", "show --help"}) {

@@ -170,7 +170,8 @@ TEST_CASE("a setting that is not understood is refused by name") {
   REQUIRE(refusal(small, {{"window", "1.5"}}) ==
           "window: expected an integer, got \"1.5\"");
   REQUIRE(refusal(small, {{"l2norm", "yes"}}) ==
-          "l2norm: expected one of [false,true], got \"yes\"");
+          "l2norm: expected one of [false,true,mean,max,0,1,none,inside], got "
+          "\"yes\"");
   REQUIRE(refusal(small, {{"b_activation", "relu"}}) ==
           "b_activation: gate activation: expected none, sigmoid or "
           "doubled_sigmoid, got \"relu\"");
@@ -264,7 +265,7 @@ TEST_CASE("cu_seqlens that are no offsets are refused") {
   REQUIRE(with({1, 5}) ==
           "cu_seqlens: expected at least two offsets, the first 0, got [1,5]");
   REQUIRE(with({0, 6}) ==
-          "cu_seqlens: expected the last offset to be T = 5, got 6");
+          "cu_seqlens: expected the last offset to be at most T = 5, got 6");
   REQUIRE(with({}) == "cu_seqlens: expected at least two offsets, got none");
   editable e = small;
   e.tensors["cu_seqlens"] = {st::dtype::i64, {1, 2}, {0, 5}};
