@@ -20,6 +20,7 @@
 #include <cstdint>
 
 #include "carve/cuda.hpp"
+#include "chunk/list.cuh"
 #include "common.cuh"
 #include "forward/gate.cuh"
 #include "forward/memory.cuh"
@@ -152,13 +153,12 @@ __device__ __forceinline__ void gate_chunks(const problem& p,
     fence_async_proxy();
     if (!first) {
       arrive_group<Groups * group>(named::gated);
-      __syncwarp();
-      if (gate.lane == 0) barrier_arrive(b[&waits::taken]);
+      barrier_arrive_warp(b[&waits::taken], gate.lane);
       continue;
     }
     sync_group<Groups * group>(named::gated);
     if constexpr (!leads) {
-      if (gate.lane == 0) barrier_arrive(b[&waits::taken]);
+      barrier_arrive_warp(b[&waits::taken], gate.lane);
     } else if ((n + 1) * chunk < length) {
       gate.fetch(p, span, (n + 1) * chunk, b[&waits::logits]);
     }
@@ -291,13 +291,6 @@ __global__ void __launch_bounds__(
   }
 }
 
-/// Index of the first prepared chunk of sequence `n` among a head's.
-__device__ __forceinline__ int first_block(const problem& p, int n) {
-  if (p.cu_seqlens == nullptr) return n * ((p.T + chunk - 1) / chunk);
-  // Rounding each length up costs at most one chunk a sequence.
-  return static_cast<int>(p.cu_seqlens[n] / chunk) + n;
-}
-
 /// A block when walking and preparing are apart: one that walks, or some
 /// preparing warpgroups.
 template <int K, int V, axis Decay, axis Erase, axis Write, share Share>
@@ -347,7 +340,7 @@ __global__ void __launch_bounds__(
     } else {
       registers::shrink();
       const std::int64_t first =
-          static_cast<std::int64_t>(head) * slots + first_block(p, sequence);
+          static_cast<std::int64_t>(head) * slots + first_slot(p, sequence);
       // Brings parts of chunk n to a stage, by one thread.
       const auto await = [&](int n) {
         wait_flag(flags + first + n);
@@ -428,25 +421,9 @@ __global__ void __launch_bounds__(
   const shared<tiles> block = m[&memory::block];
   const int barrier = named::prepare + role;
   preparation<In, K, Decay, Erase> prepare;
-  // The sequence and chunk that are i-th in turn.
-  struct turn {
-    int sequence, chunk;
-  };
-  const auto find = [&](int i) {
-    if (p.cu_seqlens == nullptr) return turn{i % p.N, i / p.N};
-    int low = 0, high = p.N;  // the last sequence that starts at or before it
-    while (high - low > 1) {
-      const int middle = (low + high) / 2;
-      if (first_block(p, middle) <= i)
-        low = middle;
-      else
-        high = middle;
-    }
-    return turn{low, i - first_block(p, low)};
-  };
   for (int i = preparer / p.HV; i < slots; i += lanes) {
-    const turn now = find(i);
-    const int slot = first_block(p, now.sequence) + now.chunk;
+    const chunk_turn now = find_turn(p, i);
+    const int slot = first_slot(p, now.sequence) + now.chunk;
     const sequence_span span = span_of(p.cu_seqlens, p.T, now.sequence);
     const int first = now.chunk * chunk;
     if (first >= span.length) continue;
@@ -472,13 +449,6 @@ __global__ void __launch_bounds__(
 }
 
 // ---- host ----
-
-/// Chunks that the workspace has room for, over all sequences of a head.
-std::int64_t slots_of(const problem& p) {
-  if (p.cu_seqlens == nullptr)
-    return static_cast<std::int64_t>(p.N) * ((p.T + chunk - 1) / chunk);
-  return p.T / chunk + p.N + 1;
-}
 
 /// Few sequences and heads leave most of the chip idle unless the chunks are
 /// prepared apart, and very few unless the value channels are split as well.
