@@ -66,7 +66,7 @@ TEST_CASE("every bundled dump passes, forward and backward") {
 }
 
 TEST_CASE("a kernel known in all but its luck has ratios of about one") {
-  const carve::program::kernel_facts facts{carve::profile::tensor_core, 64};
+  const carve::program::kernel_facts facts{carve::profile::tensor_core, 64, {}};
   for (const std::string& name : fixtures::bundled) {
     const verification v =
         carve::program::verify(fixtures::read(name), {facts, {}, {}, {}});
