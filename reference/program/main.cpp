@@ -152,11 +152,11 @@ void check_outputs(
 
 struct verify_command : dump_options {
   std::vector<std::string> paths;
-  std::string as, exp, json, junit;
+  std::string as, exp, json, junit, picture;
   kernel_facts facts;
   tolerance limit;
   std::optional<double> bitlike;
-  bool on_device = false;
+  bool on_device = false, strict = false;
 
   void declare(CLI::App& app) {
     CLI::App* const c =
@@ -201,6 +201,12 @@ struct verify_command : dump_options {
                   "errors, e.g. 0.3")
         ->option_text("D")
         ->check(positive);
+    c->add_flag("--strict", strict,
+                "exit with 3 where the inputs leave something untested");
+    c->add_option("--heatmap", picture,
+                  "write an SVG of the errors of the worst tensor that\n"
+                  "fails, over tokens and heads")
+        ->option_text("FILE");
     c->add_flag("--cuda", on_device,
                 "judge this library's CUDA kernels on the inputs\n"
                 "in the file, not the outputs in it");
@@ -242,7 +248,11 @@ struct verify_command : dump_options {
   }
 
   int run() const {
-    check_outputs({{"--json", json}, {"--junit", junit}}, paths);
+    check_outputs(
+        {{"--json", json}, {"--junit", junit}, {"--heatmap", picture}}, paths);
+    if (!picture.empty() && paths.size() > 1) {
+      throw error("--heatmap: shows one dump, got ", paths.size());
+    }
     if (std::count(paths.begin(), paths.end(), "-") > 1) {
       throw error("standard input: given twice");
     }
@@ -270,6 +280,7 @@ struct verify_command : dump_options {
       write_junit(report, all);
       write_output(junit, report.str());
     }
+    if (!picture.empty() && all[0].outcome) draw(*all[0].outcome);
     if (all.size() == 1 && !all[0].error.empty()) throw error(all[0].error);
     return exit_code_of(all);
   }
@@ -289,7 +300,8 @@ struct verify_command : dump_options {
                                   index_t total) {
           line.show(before + std::string(what), done, total);
         };
-        const verify_settings how{known, limit, bitlike, {threads, progress}};
+        const verify_settings how{
+            known, limit, bitlike, {threads, progress}, strict};
         estimate(line, d, [&](const dump& first) { verify(first, how); });
         verification v = verify(d, how);
         v.file = path, v.notes = std::move(d.notes);
@@ -317,6 +329,17 @@ struct verify_command : dump_options {
     } catch (const error&) {
       // It does not fit, so there is nothing to say.
     }
+  }
+
+  /// The failing tensor with the largest ratio; nothing where none fails.
+  void draw(const verification& v) const {
+    const verdict* worst = nullptr;
+    for (const verdict& t : v.tensors) {
+      if (!t.fails()) continue;
+      if (!worst || t.errors.ratio > worst->errors.ratio) worst = &t;
+    }
+    if (!worst) return;
+    write_output(picture, heat_map(worst->map, worst->name));
   }
 
   static void print(const std::vector<judged_file>& all) {

@@ -217,6 +217,7 @@ void write_table(std::ostream& out, const verification& v, bool colour) {
     if (t.pass()) continue;
     out << (t.fails() ? red : "") << verdict_text(t) << (t.fails() ? plain : "")
         << "  " << t.name << ": " << reason(t, v) << '\n';
+    if (!t.where.empty()) out << "      " << t.where << '\n';
   }
   for (const verdict& t : v.tensors) {
     if (!t.fp32_ratio || *t.fp32_ratio <= v.limit.rms) continue;
@@ -234,6 +235,13 @@ void write_table(std::ostream& out, const verification& v, bool colour) {
              errs_like_tf32(v)) {
     out << "\nReplayed in fp32; a kernel that multiplies in TF32 is judged "
            "with --profile tf32.\n";
+  }
+  for (const std::string& s : v.inputs.suspicious) {
+    out << "\ncheck the inputs: " << s << '\n';
+  }
+  if (!v.inputs.untested.empty()) {
+    out << "\nnot tested by these inputs\n"
+        << joined_lines(v.inputs.untested, "  ");
   }
 }
 
@@ -321,6 +329,8 @@ json report_of(const verification& v) {
            {"ways", v.ways},
            {"replay", v.replay},
            {"nearest", v.nearest},
+           {"untested", v.inputs.untested},
+           {"suspicious", v.inputs.suspicious},
            {"threshold", v.limit.rms},
            {"max_threshold", v.limit.largest},
            {"reference",
@@ -350,6 +360,7 @@ json report_of(const verification& v) {
                          : t.pass() ? "pass"
                                     : "not judged"},
              {"pass", t.pass()}};
+    if (!t.where.empty()) row["where"] = t.where;
     if (t.fp32_ratio) row["fp32_ratio"] = number(*t.fp32_ratio);
     if (c.actual.nonfinite > 0) {
       row["first_nonfinite"] = position_of(t.shape, c.actual.first_nonfinite);

@@ -13,6 +13,8 @@
 #include "carve/replay.hpp"
 #include "program/dump.hpp"
 #include "program/ensemble.hpp"
+#include "program/exercise.hpp"
+#include "program/locate.hpp"
 
 namespace carve::program {
 
@@ -50,6 +52,7 @@ struct verify_settings {
   /// errors: for a kernel that claims to round where the replay does.
   std::optional<double> bitlike;
   run_settings run;
+  bool strict = false;  ///< what the inputs do not exercise is not judged
 };
 
 /// One judged output.
@@ -66,6 +69,8 @@ struct verdict {
   /// Set where the inputs are BF16 or F16 and this output is F32: the RMS ratio
   /// by which it would be judged if all arithmetic were in fp32.
   std::optional<double> fp32_ratio;
+  std::string where;  ///< it is wrong, in words; where it fails
+  error_map map;      ///< of a tensor that fails
 
   bool pass() const { return errors.pass() && !too_far; }
   bool fails() const { return errors.fails() || too_far; }
@@ -90,10 +95,13 @@ struct verification {
   safetensors::dtype dtype = safetensors::dtype::f64;
   tolerance limit;
   std::optional<double> bitlike;
+  input_notes inputs;   ///< what they leave untested
+  bool strict = false;  ///< and that alone is enough for not_judged
   std::vector<verdict> tensors;
   std::vector<std::string> notes;  ///< the dump's
 
-  /// Fail where a tensor fails; else not judged where one was not.
+  /// Fail where a tensor fails; else not judged where one was not, or, when
+  /// strict, where the inputs leave something untested.
   outcome result() const;
   bool pass() const { return result() == outcome::pass; }
 };
