@@ -119,6 +119,21 @@ void inverse(const made& to) {
   to.value("inverse.beta", table(rows));
 }
 
+void formats(const made& to) {
+  std::vector<std::vector<std::string>> rows{
+      {"format", "bits of precision", "unit roundoff", "largest number",
+       "smallest normal"}};
+  for (const format f : carve::all_formats) {
+    if (f == format::f64) continue;
+    rows.push_back({std::string(format_name(f)),
+                    std::to_string(carve::precision_bits(f)),
+                    scientific(carve::unit_roundoff(f)),
+                    scientific(carve::largest_finite(f), 3),
+                    scientific(carve::smallest_normal(f))});
+  }
+  to.value("formats.table", table(rows));
+}
+
 /// How large T gets: the largest element against the correlation.
 void inverse_size(const made& to) {
   std::mt19937_64 random(11);
@@ -302,6 +317,7 @@ void cost(const made& to) {
 
 int main(int argc, char** argv) {
   const figures::made to(argc, argv);
+  formats(to);
   inverse(to);
   inverse_size(to);
   factored(to);
