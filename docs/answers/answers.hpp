@@ -34,10 +34,10 @@ struct choice {
 
 /// Errors relative to the RMS of the exact output, token by token.
 struct answer {
-  std::vector<double> sound, chosen;  ///< relative error [tokens]
-  std::vector<double> size;           ///< norm of the exact state [tokens]
-  double exact = 0;                   ///< first output of the last token
-  double low = 0;                     ///< and what its double leaves
+  std::vector<double> sound, chosen;   ///< relative error [tokens]
+  std::vector<double> size;            ///< norm of the exact state [tokens]
+  double exact = 0;                    ///< first output of the last token
+  double low = 0;                      ///< and what its double leaves
   double by_sound = 0, by_chosen = 0;  ///< the same number of the kernels
 };
 
@@ -104,8 +104,8 @@ struct sequence {
 struct rounding {
   carve::format to;
   void operator()(mat<float>& m) const {
-    carve::round_all(
-        to, std::span(m.data(), static_cast<std::size_t>(m.size())));
+    carve::round_all(to,
+                     std::span(m.data(), static_cast<std::size_t>(m.size())));
   }
 };
 
@@ -212,8 +212,8 @@ inline answer run(const choice& c) {
     }
     if (!e.empty()) h.e = {&e[t * values], values, 1};
     h.S0 = {S.data(), values, 1};
-    carve::recurrent_forward<wide>(h, {&o[t * values], values, 1},
-                                   {next.data(), values, 1});
+    carve::definition_forward<wide>(h, {&o[t * values], values, 1},
+                                    {next.data(), values, 1});
     S = next;
     double norm = 0;
     for (const wide& x : S) norm += double(x) * double(x);

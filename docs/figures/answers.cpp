@@ -21,7 +21,10 @@ int main(int argc, char** argv) {
   svg drawing(480, 350, "Relative error of two kernels over the tokens");
   plot(drawing, 64, 34, 396, 220,
        {0, 127, false, {0, 32, 64, 96, 127}, "token"},
-       {1e-8, 1e8, true, {1e-8, 1e-4, 1, 1e4, 1e8},
+       {1e-8,
+        1e8,
+        true,
+        {1e-8, 1e-4, 1, 1e4, 1e8},
         "relative error of the output"},
        {size, sound, chosen});
   legend(drawing, 84, 312, {sound, chosen, size});

@@ -5,6 +5,7 @@
 #include <carve/counting.hpp>
 #include <carve/precision.hpp>
 #include <carve/recurrence.hpp>
+#include <carve/tiled_walk.hpp>
 #include <carve/triangular.hpp>
 #include <limits>
 #include <span>
@@ -120,9 +121,9 @@ void inverse(const made& to) {
 }
 
 void formats(const made& to) {
-  std::vector<std::vector<std::string>> rows{
-      {"format", "bits of precision", "unit roundoff", "largest number",
-       "smallest normal"}};
+  std::vector<std::vector<std::string>> rows{{"format", "bits of precision",
+                                              "unit roundoff", "largest number",
+                                              "smallest normal"}};
   for (const format f : carve::all_formats) {
     if (f == format::f64) continue;
     rows.push_back({std::string(format_name(f)),
@@ -204,7 +205,7 @@ void truncation(const made& to) {
         s.g = Matrix::Constant(T, 1, left * std::log(2.0) / T);
         s.S0 = normal(K, V, random);
         Matrix decay, o(T, V);
-        carve::recurrent_forward<double>(s.head(decay), {o.data(), V, 1}, {});
+        carve::definition_forward<double>(s.head(decay), {o.data(), V, 1}, {});
         const Matrix undecayed = s.q.bottomRows(1) * s.S0;
         worst = std::max(worst, rms(o.bottomRows(1)) / rms(undecayed));
       }
