@@ -421,7 +421,7 @@ carve_status carve_verify(const carve_tensor* tensors, size_t tensor_count,
                           true);
     program::verify_settings how;
     if (const std::string as = c.text("profile", ""); !as.empty()) {
-      how.as = carve::profile_named(as);
+      how.facts.as = carve::profile_named(as);
     }
     constexpr double most = 1e300;
     how.limit.rms = c.number("threshold", how.limit.rms, most);
