@@ -54,7 +54,7 @@ problem<float> with_stored_activations(problem<float> p, format f) {
   activations& act = p.act;
   if (act.l2norm) {
     for (tensor<float>* x : {&p.in.q, &p.in.k}) {
-      *x = l2_normalise(std::move(*x));
+      *x = l2_normalise(std::move(*x), act);
       round_tensor(f, *x);
     }
     act.l2norm = false;
@@ -76,6 +76,18 @@ gradient_result<double> widened(const gradient_result<T>& r) {
   const auto to = [](const T& x) { return scalar_traits<T>::to_double(x); };
   return {convert_outputs<double>(r.out, to),
           convert_tensors<double>(r.gradients, to)};
+}
+
+/// A dump whose decays are not so strong that cumulated logs have no
+/// difference: e^-1000 is zero to every way, and so is 2^-1000.
+dump with_finite_decays(dump d) {
+  const bool linear = d.in.act.domain == decay_domain::linear;
+  const double least = linear ? smallest_normal(format::f32) : -1000.0;
+  if (d.in.act.decay != decay_activation::none) return d;
+  for (tensor<double>* x : {&d.in.in.g, &d.in.in.gd}) {
+    for (double& e : x->data) e = std::max(e, least);
+  }
+  return d;
 }
 
 /// Forward alone where there are no cotangents.
@@ -111,8 +123,8 @@ gradient_result<double> solve_plain(const dump& d, const way& w,
   if (d.has_cotangents()) {
     const activations& act = p.act;
     if (act.l2norm) {
-      r.gradients.q = l2_normalise_back(p.in.q, std::move(r.gradients.q));
-      r.gradients.k = l2_normalise_back(p.in.k, std::move(r.gradients.k));
+      r.gradients.q = l2_normalise_back(p.in.q, std::move(r.gradients.q), act);
+      r.gradients.k = l2_normalise_back(p.in.k, std::move(r.gradients.k), act);
     }
     tensors<float>& to = r.gradients;
     to.beta = activate_back(act.beta, p.in.beta, std::move(to.beta));
@@ -319,9 +331,10 @@ way_error error_of(const std::vector<double>& values,
 
 }  // namespace
 
-ensemble run_ensemble(const dump& d, const std::vector<way>& ways,
+ensemble run_ensemble(const dump& given, const std::vector<way>& ways,
                       const gradient_result<double_double>& exact,
                       const run_options& run) {
+  const dump d = with_finite_decays(given);
   ensemble e{ways, {}, std::vector<gradient_result<double>>(ways.size())};
   std::vector<std::vector<way_error>> errors(ways.size());
   // The longest first, so that no thread is left with it at the end.

@@ -67,7 +67,7 @@ input_notes study_inputs(const dump& d) {
   const auto suspicious = [&n](std::string s) {
     n.suspicious.push_back(std::move(s));
   };
-  const tensor<double> k = p.act.l2norm ? l2_normalise(in.k) : in.k;
+  const tensor<double> k = p.act.l2norm ? l2_normalise(in.k, p.act) : in.k;
   const key_facts keys = facts_of(k);
   if (row.erases()) {
     if (keys.cosine < 0.7 && d.size.T > 1) {
@@ -83,9 +83,11 @@ input_notes study_inputs(const dump& d) {
     }
   }
   if (in.g.present() && !p.linear_decay) {
-    const tensor<double> g = activate_decay(p.act, in.g, in.A_log, in.dt_bias);
+    const tensor<double> g = natural_log(
+        p.act.domain, activate_decay(p.act, in.g, in.A_log, in.dt_bias));
     const auto [least, largest] = range_of(g);
-    if (largest > 0 && p.act.decay == decay_activation::none) {
+    if (largest > 0 && p.act.decay == decay_activation::none &&
+        p.act.domain == decay_domain::log) {
       suspicious("g is up to " + shown(largest) +
                  ": decays, not logs? --decay-domain linear");
     }

@@ -59,3 +59,21 @@ TEST_CASE("wrong ports fail") { check_folder("wrong", outcome::fail); }
 TEST_CASE("where no kernel has a digit nothing is said") {
   check_folder("unjudged", outcome::not_judged);
 }
+
+TEST_CASE("no verdict depends on the draws") {
+  const std::pair<const char*, outcome> folders[] = {
+      {"sound", outcome::pass},
+      {"wrong", outcome::fail},
+      {"unjudged", outcome::not_judged}};
+  for (const auto& [folder, expected] : folders) {
+    for (const auto& file : files_in(folder)) {
+      const dump d = read_dump(fixtures::st::file::open(file), {});
+      for (std::uint32_t seed = 1; seed <= 20; ++seed) {
+        verify_settings how;
+        how.facts.seed = seed;
+        INFO(file.string() << ", seed " << seed);
+        CHECK(verify(d, how).result() == expected);
+      }
+    }
+  }
+}
