@@ -70,7 +70,9 @@ void definition_forward(const head<T>& p, rows<T> o, state_view<T> S_end,
   require_step(p);
   const T zero(0), one(1);
   const or_else a{p.a, one}, d{p.d, one}, e{p.e, one}, w{p.w, one};
-  const or_else E{p.mask, one}, v{p.v, zero}, S0{p.S0, zero};
+  const or_else E{p.mask, one};
+  const or_else v{p.v, zero};
+  const or_else S0{p.S0, zero};
   const index_t K = p.keys, V = p.values, n = p.substeps;
   matrix<T> S(K, V);
   for_each(K, V, [&](index_t i, index_t j) { S(i, j) = S0(i, j); });
@@ -131,7 +133,9 @@ void definition_backward(const head<T>& p, const head_cotangents<T>& in,
   using detail::add, detail::for_each, detail::or_else;
   const T zero(0), one(1);
   const or_else a{p.a, one}, d{p.d, one}, b{p.b, one}, e{p.e, one};
-  const or_else w{p.w, one}, E{p.mask, one}, dS_end{in.S, zero};
+  const or_else w{p.w, one};
+  const or_else E{p.mask, one};
+  const or_else dS_end{in.S, zero};
   const index_t K = p.keys, V = p.values, n = p.substeps;
   std::vector<step_record<T>> past;
   definition_forward(p, o, S_end, &past);
