@@ -11,6 +11,8 @@ int main(int argc, char** argv) {
   must(argc > 2, "usage: FOLDER REPORT.json...");
   const made to(2, argv);
   std::vector<curve> clouds;
+  std::vector<std::vector<std::string>> defects{
+      {"dump", "tensor", "what carve verify says"}};
   double least = 1e9, most = 0;
   for (int n = 2; n < argc; ++n) {
     std::ifstream in(argv[n]);
@@ -20,6 +22,15 @@ int main(int argc, char** argv) {
     std::string name = path.substr(path.find_last_of('/') + 1);
     name = name.substr(0, name.find("_bf16"));
     curve cloud{name, {}, {}, n - 1, false, true};
+    if (path.find("/ports/") != std::string::npos) {
+      must(report.at("verdict") == "fail", name + " fails");
+      for (const auto& tensor : report.at("tensors")) {
+        if (!tensor.contains("reason")) continue;
+        defects.push_back({name.substr(0, 2), tensor.at("name"),
+                           tensor.at("reason").get<std::string>()});
+      }
+      continue;
+    }
     must(report.at("verdict") == "pass", name + " passes");
     for (const auto& tensor : report.at("tensors")) {
       const double error = tensor.at("rel_rms"), ratio = tensor.at("ratio");
@@ -57,6 +68,7 @@ int main(int argc, char** argv) {
   drawing.line(180, 412, 202, 412, "s2 dash");
   drawing.text(208, 416, "ratio 1.5, the limit");
   to.drawing("verdicts", drawing.str());
+  to.value("ports.table", table(defects));
   to.value("verdicts.least", places(least, 2));
   to.value("verdicts.most", places(most, 2));
 }

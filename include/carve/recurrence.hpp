@@ -47,8 +47,14 @@ void for_each(index_t K, index_t V, F&& f) {
 /// state after it, `c = X^T r`, and what is written along k.
 template <class T>
 struct step_record {
+  /// `S_{t-1}`, `S~_t`, `S_t`.
+  ///@{
   matrix<T> before, decayed, after;
+  ///@}
+  /// `X^T r` and `w * v`, less what is erased along k, each of length V.
+  ///@{
   std::vector<T> c, u;
+  ///@}
 };
 
 /// Forward: outputs `[T,V]` and final state `[K,V]`; a null view is skipped.

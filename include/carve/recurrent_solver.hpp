@@ -1,5 +1,5 @@
 /// @file
-/// The token by token solver behind the interface of @ref solver.hpp: all that
+/// The token by token solver behind the interface of @ref solver.hpp : all that
 /// a batch needs, and the only one that needs no Eigen.
 #pragma once
 

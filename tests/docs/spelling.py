@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 # Names that look like misspellings.
-WORDS = "dout,te,fo,thi,ot,ans,oder,inout,nd,ths"
+WORDS = "dout,upto,te,fo,thi,ot,ans,oder,inout,nd,ths"
 
 
 def main():
