@@ -1,6 +1,6 @@
 /// @file
-/// The token by token solver behind the interface of @ref solver.hpp : all that
-/// a batch needs, and the only one that needs no Eigen.
+/// The token by token solver, with the interface of @ref solver.hpp and all
+/// that a batch needs; the only one that needs no Eigen.
 #pragma once
 
 #include "carve/head.hpp"
