@@ -167,8 +167,11 @@ void family_figure(const made& to) {
       }
       const bool tied = f.tied && c > 0;
       if (axes[c] == carve::axis::none) {
-        drawing.text(x0 + 30, y + 12, c == 1 ? "none" : "1", "start",
-                     "faint-label small");
+        drawing.text(x0 + 30, y + 12,
+                     c != 1       ? "1"
+                     : f.erases() ? "given"
+                                  : "none",
+                     "start", "faint-label small");
       } else if (tied) {
         drawing.text(x0 + 30, y + 12, "β", "start", "small");
       }
