@@ -26,6 +26,7 @@ endfunction()
 carve_export(carve_headers carveTargets)
 carve_export(carve_reference carveReferenceTargets)
 carve_export(carve_cuda carveCudaTargets)
+carve_export(carve_shared carveCTargets)
 
 configure_package_config_file(
   ${PROJECT_SOURCE_DIR}/cmake/carveConfig.cmake.in

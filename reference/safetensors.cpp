@@ -514,7 +514,46 @@ auto with_integer(dtype type, Use&& use) {
   }
 }
 
+/// The elements of a tensor, row-major.
+std::vector<std::byte> gathered(const memory_tensor& t, std::size_t elements) {
+  const std::size_t item = item_size(t.dtype);
+  std::vector<std::byte> out(elements * item);
+  if (elements == 0) return out;
+  const std::vector<std::int64_t> steps = t.steps();
+  std::vector<std::int64_t> at(t.shape.size());
+  std::int64_t from = 0;  // in elements
+  for (std::size_t i = 0; i < elements; ++i) {
+    std::memcpy(&out[i * item], t.data + from * static_cast<std::int64_t>(item),
+                item);
+    for (std::size_t a = at.size(); a-- > 0;) {
+      from += steps[a];
+      if (++at[a] < t.shape[a]) break;
+      from -= steps[a] * t.shape[a], at[a] = 0;
+    }
+  }
+  return out;
+}
+
+/// No gaps, and no axis out of order; an axis of length 1 has no say.
+bool row_major(const memory_tensor& t) {
+  std::int64_t step = 1;
+  for (std::size_t a = t.shape.size(); a-- > 0 && !t.strides.empty();) {
+    if (t.shape[a] != 1 && t.strides[a] != step) return false;
+    step *= t.shape[a];
+  }
+  return true;
+}
+
 }  // namespace
+
+std::vector<std::int64_t> memory_tensor::steps() const {
+  if (!strides.empty()) return strides;
+  std::vector<std::int64_t> out(shape.size(), 1);
+  for (std::size_t a = shape.size(); a-- > 1;) {
+    out[a - 1] = out[a] * shape[a];
+  }
+  return out;
+}
 
 std::string_view dtype_name(dtype type) { return row(type).name; }
 
@@ -549,6 +588,25 @@ struct file::content {
   std::size_t begin = 0;  // of the data
   tensor_map tensors;
   std::map<std::string, std::string> metadata;
+  std::map<std::string, memory_tensor, std::less<>> in_memory;
+
+  content(const std::vector<memory_tensor>& all,
+          std::map<std::string, std::string> pairs)
+      : from(std::span<const std::byte>()), metadata(std::move(pairs)) {
+    for (const memory_tensor& t : all) {
+      const std::size_t n = count_elements(t.name, t.dtype, t.shape);
+      if (!t.strides.empty() && t.strides.size() != t.shape.size()) {
+        fail(t.name, text("expected ", t.shape.size(), " strides, got ",
+                          t.strides.size()));
+      }
+      if (n > 0 && !t.data) fail(t.name, "expected data, got a null pointer");
+      if (!in_memory.emplace(t.name, t).second) {
+        fail(t.name, "is already among the tensors");
+      }
+      tensors.emplace(
+          t.name, tensor_info{t.dtype, t.shape, n, 0, n * item_size(t.dtype)});
+    }
+  }
 
   content(source&& s, std::string_view path) : from(std::move(s)) {
     constexpr std::size_t prefix = 8;
@@ -622,6 +680,14 @@ file file::parse(std::span<const std::byte> bytes) {
   return result;
 }
 
+file file::of(const std::vector<memory_tensor>& tensors,
+              std::map<std::string, std::string> metadata) {
+  file result;
+  result.content_ =
+      std::make_shared<const content>(tensors, std::move(metadata));
+  return result;
+}
+
 const std::map<std::string, std::string>& file::metadata() const {
   return content_->metadata;
 }
@@ -644,8 +710,21 @@ const tensor_info& file::info(std::string_view name) const {
   return found->second;
 }
 
+std::span<const std::byte> file::look(std::string_view name,
+                                      std::vector<std::byte>& kept) const {
+  const auto found = content_->in_memory.find(name);
+  if (found != content_->in_memory.end() && row_major(found->second)) {
+    return {found->second.data, info(name).end};
+  }
+  return kept = bytes(name);
+}
+
 std::vector<std::byte> file::bytes(std::string_view name) const {
   const tensor_info& t = info(name);
+  if (const auto found = content_->in_memory.find(name);
+      found != content_->in_memory.end()) {
+    return gathered(found->second, t.elements);
+  }
   try {
     return content_->from.read(content_->begin + t.begin, t.end - t.begin);
   } catch (const error& e) {
@@ -654,7 +733,8 @@ std::vector<std::byte> file::bytes(std::string_view name) const {
 }
 
 std::vector<double> file::as_double(std::string_view name) const {
-  const auto b = bytes(name);
+  std::vector<std::byte> kept;
+  const auto b = look(name, kept);
   const dtype type = info(name).dtype;
   switch (type) {
     case dtype::f64:
@@ -694,7 +774,8 @@ std::vector<float> file::as_float(std::string_view name) const {
     fail(name, "expected F32, F16, BF16 or an 8-bit float, got " +
                    std::string(dtype_name(type)));
   }
-  const auto b = bytes(name);
+  std::vector<std::byte> kept;
+  const auto b = look(name, kept);
   if (type == dtype::f32) {
     std::vector<float> values(b.size() / sizeof(float));
     // One copy of bytes: moved through registers, no bit of a NaN changes.
@@ -718,7 +799,8 @@ std::vector<std::int64_t> file::as_int64(std::string_view name) const {
   if (is_floating(type)) {
     fail(name, "expected integers, got " + std::string(dtype_name(type)));
   }
-  const auto b = bytes(name);
+  std::vector<std::byte> kept;
+  const auto b = look(name, kept);
   return with_integer(type, [&]<class Stored>(Stored) {
     return load_all<std::int64_t, Stored>(b, [name](Stored x) {
       if (std::is_same_v<Stored, std::uint64_t> &&
@@ -728,6 +810,25 @@ std::vector<std::int64_t> file::as_int64(std::string_view name) const {
       return static_cast<std::int64_t>(x);
     });
   });
+}
+
+std::vector<std::byte> encoded(std::string_view name, dtype type,
+                               std::span<const double> values) {
+  switch (type) {
+    case dtype::f64:
+      return store_all<double>(values, [](double x) { return x; });
+    case dtype::f32:
+      return store_all<float>(values, [](double x) {
+        return static_cast<float>(round_to<format::f32>(x));
+      });
+    case dtype::f16:
+      return store_all<std::uint16_t>(values, to_f16_bits<double>);
+    case dtype::bf16:
+      return store_all<std::uint16_t>(values, to_bf16_bits<double>);
+    default:
+      fail(name, "expected F64, F32, F16 or BF16, got " +
+                     std::string(dtype_name(type)));
+  }
 }
 
 void writer::set_metadata(const std::string& key, const std::string& value) {
@@ -750,27 +851,7 @@ void writer::insert(const std::string& name, dtype type,
 void writer::add(const std::string& name, dtype type,
                  const std::vector<std::int64_t>& shape,
                  std::span<const double> values) {
-  std::vector<std::byte> bytes;
-  switch (type) {
-    case dtype::f64:
-      bytes = store_all<double>(values, [](double x) { return x; });
-      break;
-    case dtype::f32:
-      bytes = store_all<float>(values, [](double x) {
-        return static_cast<float>(round_to<format::f32>(x));
-      });
-      break;
-    case dtype::f16:
-      bytes = store_all<std::uint16_t>(values, to_f16_bits<double>);
-      break;
-    case dtype::bf16:
-      bytes = store_all<std::uint16_t>(values, to_bf16_bits<double>);
-      break;
-    default:
-      fail(name, "expected F64, F32, F16 or BF16, got " +
-                     std::string(dtype_name(type)));
-  }
-  insert(name, type, shape, values.size(), std::move(bytes));
+  insert(name, type, shape, values.size(), encoded(name, type, values));
 }
 
 void writer::add_int64(const std::string& name,

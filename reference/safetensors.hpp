@@ -89,6 +89,24 @@ inline constexpr std::size_t max_header_bytes = 100'000'000;
 /// The most axes a tensor may have.
 inline constexpr std::size_t max_rank = 64;
 
+/// Elements of a floating-point `type` as they are stored, each value rounded
+/// to it (nearest even, see `carve::round_to`).
+/// @throws carve::error naming `name`  when `type` is not F64 to BF16
+std::vector<std::byte> encoded(std::string_view name, dtype type,
+                               std::span<const double> values);
+
+/// A tensor in memory that the caller keeps.
+struct memory_tensor {
+  std::string name;
+  safetensors::dtype dtype = dtype::f64;
+  std::vector<std::int64_t> shape;    ///< empty for a scalar
+  std::vector<std::int64_t> strides;  ///< in elements; empty: row-major
+  const std::byte* data = nullptr;    ///< of the element at [0,0,...]
+
+  /// The strides, those of a row-major tensor where there are none.
+  std::vector<std::int64_t> steps() const;
+};
+
 /// A safetensors file, read only.  Copies are cheap and share what was read.
 ///
 /// `open` and `parse` check all of the header before they return: its length
@@ -112,6 +130,13 @@ class file {
   /// Reads from memory that the caller keeps; same checks as `open`.
   /// @throws carve::error when any check fails
   static file parse(std::span<const std::byte> bytes);
+
+  /// Tensors in memory that the caller keeps, as if they stood in a file; a
+  /// row-major one is read where it is.
+  /// @throws carve::error naming the tensor, for a name that comes twice, a
+  ///   shape that is no shape, strides of another number or no memory
+  static file of(const std::vector<memory_tensor>& tensors,
+                 std::map<std::string, std::string> metadata);
 
   /// The file's `__metadata__`, empty when it has none.
   const std::map<std::string, std::string>& metadata() const;
@@ -143,6 +168,9 @@ class file {
 
  private:
   file() = default;
+  /// The tensor's bytes, in `kept` where they are not in memory as they stand.
+  std::span<const std::byte> look(std::string_view name,
+                                  std::vector<std::byte>& kept) const;
   struct content;
   std::shared_ptr<const content> content_;
 };
@@ -154,8 +182,7 @@ class writer {
   /// first.
   void set_metadata(const std::string& key, const std::string& value);
 
-  /// Adds a tensor of a floating-point `type`, each value rounded to it
-  /// (nearest even, see `carve::round_to`).
+  /// Adds a tensor of a floating-point `type`, its values `encoded`.
   /// @throws carve::error when the name is taken or reserved, the shape is
   ///   negative or does not have `values.size()` elements, or `type` is not F64
   ///   to BF16; so do the functions below, where it applies

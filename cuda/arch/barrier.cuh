@@ -18,6 +18,13 @@ __device__ __forceinline__ void barrier_arrive(std::uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier)
                : "memory");
 }
+/// One arrival for the warp, once all its lanes have come here: what they read
+/// before may then be overwritten.
+__device__ __forceinline__ void barrier_arrive_warp(std::uint32_t barrier,
+                                                    int lane) {
+  __syncwarp();
+  if (lane == 0) barrier_arrive(barrier);
+}
 __device__ __forceinline__ void barrier_expect(std::uint32_t barrier,
                                                std::uint32_t bytes) {
   asm volatile(

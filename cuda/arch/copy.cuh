@@ -58,6 +58,10 @@ __device__ __forceinline__ void bulk_store(void* to, std::uint32_t from,
       "r"(from), "r"(bytes)
       : "memory");
 }
+/// Until what is stored has been read, and until it is written.
+__device__ __forceinline__ void bulk_store_read_wait() {
+  asm volatile("cp.async.bulk.wait_group.read 0;\n" ::: "memory");
+}
 __device__ __forceinline__ void bulk_store_wait() {
   asm volatile("cp.async.bulk.wait_group 0;\n" ::: "memory");
 }

@@ -55,12 +55,216 @@ struct block_memory {
   float part[4 * K];                  // each thread's sum of logs
 };
 
+/// Running log decay, and keys and queries seen from the chunk's ends.
+template <class T, int K, int V>
+__device__ __forceinline__ void decay_keys(block_memory<T, K, V>& m,
+                                           bool read_before) {
+  constexpr int threads = V * 2, parts = threads / K, part = chunk / parts;
+  static_assert(parts >= 1 && parts <= 4);
+  const int i = threadIdx.x % K, from = threadIdx.x / K * part;
+  float sum = 0.0f;
+#pragma unroll 16
+  for (int t = 0; t < part; ++t) {
+    float& x = m.log[from + t + 1][i];
+    sum += chunks::log_decay(x);
+    x = sum;
+  }
+  m.part[threadIdx.x] = sum;
+  __syncthreads();
+  float before = 0.0f, all = 0.0f;
+#pragma unroll
+  for (int x = 0; x < parts; ++x) {
+    if (x < static_cast<int>(threadIdx.x) / K) before += m.part[x * K + i];
+    all += m.part[x * K + i];
+  }
+  if (from == 0) m.total[i] = exp2_fast(all);
+  float previous = before;
+#pragma unroll 8
+  for (int t = 0; t < part; ++t) {
+    float& x = m.log[from + t + 1][i];
+    const float g = x + before;
+    x = g;
+    const float k = to_float(m.k.at(from + t, i));
+    const float q = to_float(m.q.at(from + t, i));
+    m.erase_keys.at(from + t, i) = from_float<T>(k * exp2_fast(g));
+    m.queries.at(from + t, i) =
+        from_float<T>(q * exp2_fast(read_before ? previous : g));
+    m.tail_keys.at(from + t, i) = from_float<__half>(k * exp2_fast(all - g));
+    previous = g;
+  }
+}
+
+/// L and P, a row of 16x16 blocks for each task.
+template <class T, int K, int V>
+__device__ __forceinline__ void couple(block_memory<T, K, V>& m,
+                                       bool read_before, int warp, int lane) {
+  constexpr int warps = V / 16;
+  const int group = lane / 4, quad = lane % 4;
+  for (int task = warp; task < 2 * sides; task += warps) {
+    const bool reads = task % 2 == 1;  // P, else L
+    const int I = sides - 1 - task / 2;
+    auto& rows = reads ? m.q : m.k;
+    const int shift = reads && read_before ? 0 : 1;
+    const float* start = m.log[I * side];
+    const float* end = m.log[(I + 1) * side];
+    float range = 0.0f;
+    for (int i = lane; i < K; i += 32) range = fmaxf(range, start[i] - end[i]);
+    for (int d = 16; d > 0; d /= 2)
+      range = fmaxf(range, __shfl_xor_sync(0xffffffffu, range, d));
+    const bool steep = range > steep_from<T>;
+
+    float acc[sides][2][4] = {};
+#pragma unroll 1
+    for (int i = 0; i < K; i += 16) {
+      const fragment raw = left<K>(shared_address(&rows), I * side, i, lane);
+      fragment outside, inside;
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        const int t = I * side + group + c % 2 * 8;
+        const int key = i + quad * 2 + c / 2 * 8;
+        const float2 x = unpack<T>(raw.r[c]);
+        const float2 g = reinterpret_cast<const float2&>(m.log[t + shift][key]);
+        const float2 g0 = reinterpret_cast<const float2&>(start[key]);
+        const float2 g1 = reinterpret_cast<const float2&>(end[key]);
+        outside.r[c] =
+            pack<T>(x.x * exp2_fast(g.x - g0.x), x.y * exp2_fast(g.y - g0.y));
+        inside.r[c] = pack<T>(x.x * exp2_fast(g.x - 0.5f * (g0.x + g1.x)),
+                              x.y * exp2_fast(g.y - 0.5f * (g0.y + g1.y)));
+      }
+#pragma unroll
+      for (int J = 0; J < sides; ++J) {
+        if (J > I) break;
+        fragment b = right<K>(shared_address(&m.k), i, J * side, lane);
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+          const int s = J * side + group + c / 2 * 8;
+          const int key = i + quad * 2 + c % 2 * 8;
+          const float2 x = unpack<T>(b.r[c]);
+          const float2 g = reinterpret_cast<const float2&>(m.log[s + 1][key]);
+          float2 to = reinterpret_cast<const float2&>(start[key]);
+          if (J == I) {
+            const float2 g1 = reinterpret_cast<const float2&>(end[key]);
+            to.x = 0.5f * (to.x + g1.x);
+            to.y = 0.5f * (to.y + g1.y);
+          }
+          b.r[c] =
+              pack<T>(x.x * exp2_fast(to.x - g.x), x.y * exp2_fast(to.y - g.y));
+        }
+        const fragment& a = J == I ? inside : outside;
+        multiply<T>(acc[J], a, b);
+      }
+    }
+    auto& couplings = reads ? m.P : m.L;
+#pragma unroll
+    for (int J = 0; J < sides; ++J) {
+      if (J > I) break;
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const int t = group + r * 8, s = half * 8 + quad * 2;
+          float2 x = {acc[J][half][2 * r], acc[J][half][2 * r + 1]};
+          if (J == I) {
+            if (steep) continue;
+            const int reach = reads && !read_before ? t + 1 : t;
+            x.x = s < reach ? x.x : 0.0f;
+            x.y = s + 1 < reach ? x.y : 0.0f;
+            if (!reads) {
+              m.diagonal[I][s][t] = x.x;
+              m.diagonal[I][s + 1][t] = x.y;
+              continue;
+            }
+          }
+          couplings.template at<__half2>(I * side + t, J * side + s) =
+              __floats2half2_rn(x.x, x.y);
+        }
+    }
+    if (!steep) continue;
+    for (int t = 0; t < side; ++t)
+      for (int s = 0; s < side; ++s) {
+        float sum = 0.0f;
+        const bool in = reads && !read_before ? s <= t : s < t;
+        const int row = I * side + t, other = I * side + s;
+        if (in)
+          for (int i = lane; i < K; i += 32)
+            sum += to_float(rows.at(row, i)) * to_float(m.k.at(other, i)) *
+                   exp2_fast(m.log[row + shift][i] - m.log[other + 1][i]);
+        for (int d = 16; d > 0; d /= 2)
+          sum += __shfl_xor_sync(0xffffffffu, sum, d);
+        if (lane != 0) continue;
+        if (reads)
+          couplings.at(row, other) = from_float<__half>(sum);
+        else
+          m.diagonal[I][s][t] = sum;
+      }
+  }
+}
+
+/// U of a warp's 16 columns, column by column; y: what the start state
+/// contributes to the erased values.
+template <class T, int K, int V>
+__device__ __forceinline__ void solve(const block_memory<T, K, V>& m,
+                                      fragment (&U)[sides],
+                                      float (&y)[chunk / 8][4], int column,
+                                      int lane) {
+  const int group = lane / 4, quad = lane % 4;
+#pragma unroll
+  for (int I = 0; I < sides; ++I) {
+#pragma unroll
+    for (int J = 0; J < I; ++J) {
+      const fragment b =
+          right<chunk>(shared_address(&m.L), J * side, I * side, lane);
+      multiply<__half>(y[2 * I], U[J], b.r[0], b.r[1]);
+      multiply<__half>(y[2 * I + 1], U[J], b.r[2], b.r[3]);
+    }
+    float written[2][4], erase[2][4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        const int t = I * side + half * 8 + quad * 2 + c % 2;
+        const int j = column + group + c / 2 * 8;
+        written[half][c] = to_float(m.v[t][j]) * to_float(m.w[t][j]);
+        erase[half][c] = to_float(m.e[t][j]);
+      }
+#pragma unroll
+    for (int s = 0; s < side - 1; ++s) {
+      const int half = s / 8, c = s % 2;
+      const int owner = (lane & ~3) | (s % 8 / 2);
+      float u[2];
+#pragma unroll
+      for (int r = 0; r < 2; ++r)
+        u[r] =
+            __shfl_sync(0xffffffffu,
+                        written[half][2 * r + c] -
+                            erase[half][2 * r + c] * y[2 * I + half][2 * r + c],
+                        owner);
+#pragma unroll
+      for (int x = half; x < 2; ++x) {
+        const float2 l =
+            reinterpret_cast<const float2&>(m.diagonal[I][s][x * 8 + quad * 2]);
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          y[2 * I + x][2 * r] += l.x * u[r];
+          y[2 * I + x][2 * r + 1] += l.y * u[r];
+        }
+      }
+    }
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      const int half = c / 2, r = c % 2 * 2;
+      const auto u = [&](int r) {
+        return written[half][r] - erase[half][r] * y[2 * I + half][r];
+      };
+      U[I].r[c] = pack<__half>(u(r), u(r + 1));
+    }
+  }
+}
+
 template <class T, int K, int V>
 __global__ void __launch_bounds__(V * 2, 1)
     columnwise_kernel(const __grid_constant__ column_arguments args) {
-  constexpr int threads = V * 2, warps = V / 16;
-  constexpr int parts = threads / K, part = chunk / parts;
-  static_assert(parts >= 1 && parts <= 4);
+  constexpr int threads = V * 2;
   const problem& p = args.p;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int group = lane / 4, quad = lane % 4;
@@ -140,144 +344,9 @@ __global__ void __launch_bounds__(V * 2, 1)
     copy_async_wait<0>();
     __syncthreads();
 
-    // Running log decay, and keys and queries seen from the chunk's ends.
-    {
-      const int i = threadIdx.x % K, from = threadIdx.x / K * part;
-      float sum = 0.0f;
-#pragma unroll 16
-      for (int t = 0; t < part; ++t) {
-        float& x = m.log[from + t + 1][i];
-        sum += chunks::log_decay(x);
-        x = sum;
-      }
-      m.part[threadIdx.x] = sum;
-      __syncthreads();
-      float before = 0.0f, all = 0.0f;
-#pragma unroll
-      for (int x = 0; x < parts; ++x) {
-        if (x < static_cast<int>(threadIdx.x) / K) before += m.part[x * K + i];
-        all += m.part[x * K + i];
-      }
-      if (from == 0) m.total[i] = exp2_fast(all);
-      float previous = before;
-#pragma unroll 8
-      for (int t = 0; t < part; ++t) {
-        float& x = m.log[from + t + 1][i];
-        const float g = x + before;
-        x = g;
-        const float k = to_float(m.k.at(from + t, i));
-        const float q = to_float(m.q.at(from + t, i));
-        m.erase_keys.at(from + t, i) = from_float<T>(k * exp2_fast(g));
-        m.queries.at(from + t, i) =
-            from_float<T>(q * exp2_fast(p.read_before ? previous : g));
-        m.tail_keys.at(from + t, i) =
-            from_float<__half>(k * exp2_fast(all - g));
-        previous = g;
-      }
-    }
+    decay_keys<T, K, V>(m, p.read_before);
     __syncthreads();
-
-    // L and P, a row of 16x16 blocks for each task.
-    for (int task = warp; task < 2 * sides; task += warps) {
-      const bool reads = task % 2 == 1;  // P, else L
-      const int I = sides - 1 - task / 2;
-      auto& rows = reads ? m.q : m.k;
-      const int shift = reads && p.read_before ? 0 : 1;
-      const float* start = m.log[I * side];
-      const float* end = m.log[(I + 1) * side];
-      float range = 0.0f;
-      for (int i = lane; i < K; i += 32)
-        range = fmaxf(range, start[i] - end[i]);
-      for (int d = 16; d > 0; d /= 2)
-        range = fmaxf(range, __shfl_xor_sync(0xffffffffu, range, d));
-      const bool steep = range > steep_from<T>;
-
-      float acc[sides][2][4] = {};
-#pragma unroll 1
-      for (int i = 0; i < K; i += 16) {
-        const fragment raw = left<K>(shared_address(&rows), I * side, i, lane);
-        fragment outside, inside;
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          const int t = I * side + group + c % 2 * 8;
-          const int key = i + quad * 2 + c / 2 * 8;
-          const float2 x = unpack<T>(raw.r[c]);
-          const float2 g =
-              reinterpret_cast<const float2&>(m.log[t + shift][key]);
-          const float2 g0 = reinterpret_cast<const float2&>(start[key]);
-          const float2 g1 = reinterpret_cast<const float2&>(end[key]);
-          outside.r[c] =
-              pack<T>(x.x * exp2_fast(g.x - g0.x), x.y * exp2_fast(g.y - g0.y));
-          inside.r[c] = pack<T>(x.x * exp2_fast(g.x - 0.5f * (g0.x + g1.x)),
-                                x.y * exp2_fast(g.y - 0.5f * (g0.y + g1.y)));
-        }
-#pragma unroll
-        for (int J = 0; J < sides; ++J) {
-          if (J > I) break;
-          fragment b = right<K>(shared_address(&m.k), i, J * side, lane);
-#pragma unroll
-          for (int c = 0; c < 4; ++c) {
-            const int s = J * side + group + c / 2 * 8;
-            const int key = i + quad * 2 + c % 2 * 8;
-            const float2 x = unpack<T>(b.r[c]);
-            const float2 g = reinterpret_cast<const float2&>(m.log[s + 1][key]);
-            float2 to = reinterpret_cast<const float2&>(start[key]);
-            if (J == I) {
-              const float2 g1 = reinterpret_cast<const float2&>(end[key]);
-              to.x = 0.5f * (to.x + g1.x);
-              to.y = 0.5f * (to.y + g1.y);
-            }
-            b.r[c] = pack<T>(x.x * exp2_fast(to.x - g.x),
-                             x.y * exp2_fast(to.y - g.y));
-          }
-          const fragment& a = J == I ? inside : outside;
-          multiply<T>(acc[J], a, b);
-        }
-      }
-      auto& couplings = reads ? m.P : m.L;
-#pragma unroll
-      for (int J = 0; J < sides; ++J) {
-        if (J > I) break;
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-#pragma unroll
-          for (int r = 0; r < 2; ++r) {
-            const int t = group + r * 8, s = half * 8 + quad * 2;
-            float2 x = {acc[J][half][2 * r], acc[J][half][2 * r + 1]};
-            if (J == I) {
-              if (steep) continue;
-              const int reach = reads && !p.read_before ? t + 1 : t;
-              x.x = s < reach ? x.x : 0.0f;
-              x.y = s + 1 < reach ? x.y : 0.0f;
-              if (!reads) {
-                m.diagonal[I][s][t] = x.x;
-                m.diagonal[I][s + 1][t] = x.y;
-                continue;
-              }
-            }
-            couplings.template at<__half2>(I * side + t, J * side + s) =
-                __floats2half2_rn(x.x, x.y);
-          }
-      }
-      if (!steep) continue;
-      for (int t = 0; t < side; ++t)
-        for (int s = 0; s < side; ++s) {
-          float sum = 0.0f;
-          const bool in = reads && !p.read_before ? s <= t : s < t;
-          const int row = I * side + t, other = I * side + s;
-          if (in)
-            for (int i = lane; i < K; i += 32)
-              sum += to_float(rows.at(row, i)) * to_float(m.k.at(other, i)) *
-                     exp2_fast(m.log[row + shift][i] - m.log[other + 1][i]);
-          for (int d = 16; d > 0; d /= 2)
-            sum += __shfl_xor_sync(0xffffffffu, sum, d);
-          if (lane != 0) continue;
-          if (reads)
-            couplings.at(row, other) = from_float<__half>(sum);
-          else
-            m.diagonal[I][s][t] = sum;
-        }
-    }
+    couple<T, K, V>(m, p.read_before, warp, lane);
     __syncthreads();
     if (t0 + chunk < span.length) fetch_keys(t0 + chunk);
 
@@ -303,59 +372,8 @@ __global__ void __launch_bounds__(V * 2, 1)
       }
     }
 
-    // The solve, column by column.
     fragment U[sides];
-#pragma unroll
-    for (int I = 0; I < sides; ++I) {
-#pragma unroll
-      for (int J = 0; J < I; ++J) {
-        const fragment b =
-            right<chunk>(shared_address(&m.L), J * side, I * side, lane);
-        multiply<__half>(y[2 * I], U[J], b.r[0], b.r[1]);
-        multiply<__half>(y[2 * I + 1], U[J], b.r[2], b.r[3]);
-      }
-      float written[2][4], erase[2][4];
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          const int t = I * side + half * 8 + quad * 2 + c % 2;
-          const int j = column + group + c / 2 * 8;
-          written[half][c] = to_float(m.v[t][j]) * to_float(m.w[t][j]);
-          erase[half][c] = to_float(m.e[t][j]);
-        }
-#pragma unroll
-      for (int s = 0; s < side - 1; ++s) {
-        const int half = s / 8, c = s % 2;
-        const int owner = (lane & ~3) | (s % 8 / 2);
-        float u[2];
-#pragma unroll
-        for (int r = 0; r < 2; ++r)
-          u[r] = __shfl_sync(
-              0xffffffffu,
-              written[half][2 * r + c] -
-                  erase[half][2 * r + c] * y[2 * I + half][2 * r + c],
-              owner);
-#pragma unroll
-        for (int x = half; x < 2; ++x) {
-          const float2 l = reinterpret_cast<const float2&>(
-              m.diagonal[I][s][x * 8 + quad * 2]);
-#pragma unroll
-          for (int r = 0; r < 2; ++r) {
-            y[2 * I + x][2 * r] += l.x * u[r];
-            y[2 * I + x][2 * r + 1] += l.y * u[r];
-          }
-        }
-      }
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const int half = c / 2, r = c % 2 * 2;
-        const auto u = [&](int r) {
-          return written[half][r] - erase[half][r] * y[2 * I + half][r];
-        };
-        U[I].r[c] = pack<__half>(u(r), u(r + 1));
-      }
-    }
+    solve<T, K, V>(m, U, y, column, lane);
     __syncwarp();
     if (t0 + chunk < span.length) fetch_columns(t0 + chunk);
     copy_async_commit();

@@ -20,10 +20,12 @@
 #include <cstdint>
 
 #include "carve/cuda.hpp"
+#include "chunk/list.cuh"
 #include "common.cuh"
 #include "forward/gate.cuh"
 #include "forward/memory.cuh"
 #include "forward/prepare.cuh"
+#include "forward/roles.cuh"
 #include "forward/walk.cuh"
 #include "gates.cuh"
 #include "kernels.hpp"
@@ -89,139 +91,6 @@ struct registers_of {
   }
 };
 
-/// Warpgroup `which` of those that gate the chunks of a head for the walkers,
-/// in order: all put the gate on, the first makes z and T.  A single one leads
-/// as well; two are led by `lead_chunks`.
-template <class In, int K, int V, class Memory>
-__device__ __forceinline__ void gate_chunks(const problem& p,
-                                            sequence_span span, int head,
-                                            shared<Memory> m, int which,
-                                            int thread) {
-  using tiles = chunk_tiles<K, axis::content>;
-  using waits = typename Memory::gate_waits;
-  constexpr int Groups = Memory::narrow ? 2 : 1;
-  const shared<waits> b = m[&Memory::gate_barriers];
-  using gate_type = content_gate<In, K, V, Groups>;
-  constexpr bool leads = Groups == 1;
-  constexpr int walkers = gate_type::walkers;
-  constexpr int moved_threads = leads ? group : 3 * group;
-  const int length = static_cast<int>(span.length);
-  const bool first = leads || which == 0;
-  gate_type gate;
-  gate.start(p, span, head, m[&Memory::gate], which * group + thread);
-  if (first) gate.clear(m[&Memory::blocks]);
-  if constexpr (leads) {
-    gate.clear_shifts();
-    if (length > 0) gate.fetch(p, span, 0, b[&waits::logits]);
-  }
-  sync_group<moved_threads>(named::moved);
-  int left = 1;  // tokens of the window
-#pragma unroll 1
-  for (int n = 0; n * chunk < length; ++n) {
-    const int stage = n & 1;
-    const shared<tiles> block = m[&Memory::blocks][stage];
-    const shared<content_numbers> numbers = m[&Memory::numbers][stage];
-    // That the erase keys and keys are there.
-    const auto await_keys = [&] {
-      barrier_wait(leads ? m[&Memory::ready][stage] : b[&waits::keyed][stage],
-                   (n >> 1) & 1);
-    };
-    forget(gate.thread);
-    forget(gate.lane);
-    forget(gate.head);
-    forget(span.first);
-    // What does not need the mean, or the keys, is done before these are waited
-    // for.
-    const bool moves = left <= 0;
-    if constexpr (!leads) await_keys();
-    typename gate_type::weights weights = {};
-    if (leads && moves) weights = gate.load_weights(p);
-    barrier_wait(b[&waits::logits], n & 1);
-    const auto pieces = gate.take(block, 0);
-    if (moves) {
-      if constexpr (leads) {
-        sync_group<with_gate<walkers>>(named::known);
-        gate.move(p, weights, 0);
-      }
-      sync_group<moved_threads>(named::moved);
-    }
-    if constexpr (leads) await_keys();
-    if (left <= 0 || n == 0) left = p.window;
-    left -= chunk;
-    gate.apply(block, pieces, gate.current());
-    fence_async_proxy();
-    if (!first) {
-      arrive_group<Groups * group>(named::gated);
-      __syncwarp();
-      if (gate.lane == 0) barrier_arrive(b[&waits::taken]);
-      continue;
-    }
-    sync_group<Groups * group>(named::gated);
-    if constexpr (!leads) {
-      if (gate.lane == 0) barrier_arrive(b[&waits::taken]);
-    } else if ((n + 1) * chunk < length) {
-      gate.fetch(p, span, (n + 1) * chunk, b[&waits::logits]);
-    }
-    constexpr int threads = with_gate<walkers>;
-    float l[32];
-    gate.couple(l, p, span, n * chunk, block, numbers,
-                [&] { arrive_group<threads>(named::coupled + stage); });
-    gate.make_inverse(l, block, numbers, stage);
-    fence_async_proxy();
-    arrive_group<threads>(named::inverted + stage);
-  }
-}
-
-/// The warpgroup that leads two that gate for one walker: finds the shifts of
-/// the logits; a thread of each of three warps calls `await(n)`, until chunk n
-/// is prepared, and `load_keys(n)`, `load_rest(n)` or `load_logits(n)`, which
-/// bring it.
-template <class In, int K, int V, class Memory, class Await, class LoadKeys,
-          class LoadRest, class LoadLogits>
-__device__ __forceinline__ void lead_chunks(const problem& p,
-                                            const sequence_span& span, int head,
-                                            shared<Memory> m, int thread,
-                                            Await&& await, LoadKeys&& load_keys,
-                                            LoadRest&& load_rest,
-                                            LoadLogits&& load_logits) {
-  const int length = static_cast<int>(span.length);
-  content_gate<In, K, V, 2> gate;
-  gate.start(p, span, head, m[&Memory::gate], thread);
-  gate.clear_shifts();
-  sync_group<3 * group>(named::moved);
-  // These wait for the chunk after the one they bring, so that none waits long.
-  const auto load = [&](int n) {
-    if (thread == 32) load_keys(n);
-    if (thread == 64) load_logits(n);
-    if (thread == 96) load_rest(n);
-    if (thread % 32 == 0 && thread > 0 && (n + 1) * chunk < length)
-      await(n + 1);
-  };
-  if (length > 0) {
-    if (thread % 32 == 0 && thread > 0) await(0);
-    load(0);
-  }
-  const auto weights = gate.load_weights(p);
-  int left = 1, window = 0;  // tokens of the window, and whose sums come next
-#pragma unroll 1
-  for (int n = 0; n * chunk < length; ++n) {
-    if (left <= 0) {
-      const int which = window & 1;
-      using waits = typename Memory::gate_waits;
-      const shared<std::uint64_t> known =
-          m[&Memory::gate_barriers][&waits::known][which];
-      barrier_wait(known, (window >> 1) & 1);
-      if (thread == 0) barrier_expect(known, Memory::window_bytes);
-      gate.move(p, weights, which);
-      arrive_group<3 * group>(named::moved);
-      ++window;
-    }
-    if (left <= 0 || n == 0) left = p.window;
-    left -= chunk;
-    if ((n + 1) * chunk < length) load(n + 1);
-  }
-}
-
 /// All roles in one block: V / 64 walking warpgroups, one or two that prepare
 /// and, with a content gate, one that gates.
 template <class In, int K, int V, axis Decay, axis Erase, axis Write>
@@ -252,50 +121,8 @@ __global__ void __launch_bounds__(
       return;
     }
   }
-  const int length = static_cast<int>(span.length);
-  constexpr int every = memory::preparing, stages = memory::stages;
-  const int turn = role - memory::walkers;
-  preparation<In, K, Decay, Erase, every> prepare;
-  prepare.start(p, span, head, turn * chunk, m[&memory::own][turn],
-                turn == 0 ? named::prepare : named::prepare_second, thread);
-  auto next = prepare.fetch_scalars(p, turn * chunk);
-  int fetched = turn;  // the chunk whose loads come next
-  // Starts the loads of chunk n, if the walk is through with what was in its
-  // place; `wait`: until it is.
-  const auto fetch = [&](int n, bool wait) {
-    if (fetched > n || n * chunk >= length) return;
-    const int stage = n % stages;
-    if (n >= stages) {
-      const shared<std::uint64_t> empty = m[&memory::empty][stage];
-      const int phase = (n / stages - 1) & 1;
-      if (wait)
-        barrier_wait(empty, phase);
-      else if (!__all_sync(~0u, barrier_test(empty, phase)))
-        return;
-    }
-    prepare.fetch(p, m[&memory::blocks][stage]);
-    fetched += every;
-  };
-  fetch(turn, true);
-#pragma unroll 1
-  for (int n = turn; n * chunk < length; n += every) {
-    const int stage = n % stages;
-    const auto one = next;
-    next = prepare.fetch_scalars(p, (n + every) * chunk);
-    prepare.run(p, n * chunk, m[&memory::blocks][stage],
-                m[&memory::numbers][stage], one, span, head,
-                [&] { fetch(n + every, false); });
-    fence_async_proxy();
-    barrier_arrive(m[&memory::ready][stage]);
-    fetch(n + every, true);
-  }
-}
-
-/// Index of the first prepared chunk of sequence `n` among a head's.
-__device__ __forceinline__ int first_block(const problem& p, int n) {
-  if (p.cu_seqlens == nullptr) return n * ((p.T + chunk - 1) / chunk);
-  // Rounding each length up costs at most one chunk a sequence.
-  return static_cast<int>(p.cu_seqlens[n] / chunk) + n;
+  prepare_beside<In, K, Decay, Erase>(p, span, head, m, role - memory::walkers,
+                                      thread);
 }
 
 /// A block when walking and preparing are apart: one that walks, or some
@@ -319,166 +146,60 @@ template <class In, int K, int V, axis Decay, axis Erase, axis Write,
 __global__ void __launch_bounds__(
     group* split_block<K, V, Decay, Erase, Write, Share>::groups, 1)
     split_kernel(const __grid_constant__ problem p,
-                 const __grid_constant__ outputs out, char* workspace,
-                 int* flags, int slots, int walkers, int lanes) {
-  using part = prepared<K, Erase>;
-  constexpr int numbers_end = sizeof(typename part::numbers);
-  using tiles = typename part::tiles;
+                 const __grid_constant__ outputs out,
+                 const __grid_constant__ handover there, int walkers,
+                 int lanes) {
   using walk = walk_memory<K, V, Decay, Erase, Write, Share>;
+  // The blocks of a head are a cluster.
+  constexpr bool together = walk::narrow && walk::content;
   const int role = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / group, 0);
   const int thread = threadIdx.x % group;
-  if (static_cast<int>(blockIdx.x) < walkers) {
-    const shared<walk> m = block_memory<walk>();
-    constexpr int parts = walk::narrow ? V / 64 : 1;
-    const int column = blockIdx.x % parts * 64 + role * 64;
-    const int which = blockIdx.x / parts;
-    const int sequence = which / p.HV, head = which % p.HV;
-    const sequence_span span = span_of(p.cu_seqlens, p.T, sequence);
-    constexpr bool together = walk::narrow && walk::content;
-    start_block(m, 1);
-    if constexpr (together) sync_cluster();
-    using registers = registers_of<walk::walkers, walk::groups>;
-    if (role < walk::walkers) {
-      registers::grow();
-      walk_chunks<In, K, V, Decay, Erase, Write, Share>(
-          p, out, span, sequence, head, column, m, role, thread);
-      // The others' sums come until they are through.
-      if constexpr (together) sync_cluster();
-    } else {
-      registers::shrink();
-      const std::int64_t first =
-          static_cast<std::int64_t>(head) * slots + first_block(p, sequence);
-      // Brings parts of chunk n to a stage, by one thread.
-      const auto await = [&](int n) {
-        wait_flag(flags + first + n);
-        fence_async_global();
-      };
-      const auto chunk_at = [&](int n) {
-        return workspace + (first + n) * part::bytes;
-      };
-      struct range {
-        int from, to;
-      };
-      const auto load_parts = [&](int n, int stage, range of_tiles,
-                                  range of_numbers, std::uint32_t ready) {
-        const auto bring = [&](std::uint32_t to, const char* from, range r) {
-          bulk_load(to + r.from, from + r.from, r.to - r.from, ready);
-        };
-        barrier_expect(ready, of_tiles.to - of_tiles.from + of_numbers.to -
-                                  of_numbers.from);
-        bring(m[&walk::blocks][stage], chunk_at(n), of_tiles);
-        bring(m[&walk::numbers][stage], chunk_at(n) + part::stored, of_numbers);
-      };
-      if constexpr (walk::content && !walk::narrow) {
-        if (role > walk::walkers) {
-          gate_chunks<In, K, V>(p, span, head, m, 0, thread);
-          return;
-        }
-      }
-      if constexpr (together) {
-        using waits = typename walk::gate_waits;
-        const shared<waits> b = m[&walk::gate_barriers];
-        if (role < 3)
-          gate_chunks<In, K, V>(p, span, head, m, role - 1, thread);
-        else
-          // Keys and erase keys come ahead of the rest.
-          lead_chunks<In, K, V>(
-              p, span, head, m, thread, await,
-              [&](int n) {
-                const int stage = n & 1, phase = ((n - 2) >> 1) & 1;
-                if (n > 1) barrier_wait(b[&waits::erased][stage], phase);
-                load_parts(n, stage, {0, part::keys_end},
-                           {part::sums_end, numbers_end},
-                           b[&waits::keyed][stage]);
-              },
-              [&](int n) {
-                const int stage = n & 1, phase = ((n - 2) >> 1) & 1;
-                if (n > 1) barrier_wait(m[&walk::empty][stage], phase);
-                load_parts(n, stage, {part::keys_end, part::stored},
-                           {0, part::sums_end}, m[&walk::ready][stage]);
-              },
-              [&](int n) {
-                if (n > 0) barrier_wait(b[&waits::taken], (n - 1) & 1);
-                barrier_expect(b[&waits::logits], part::keys_bytes);
-                bulk_load(m[&walk::gate][&walk::gate_type::logits],
-                          chunk_at(n) + part::logits, part::keys_bytes,
-                          b[&waits::logits]);
-              });
-        sync_cluster();
-        return;
-      }
-      if (thread != 0) return;
-      ring<walk::stages> turn{0, 1};
-      for (int n = 0; n * chunk < span.length; ++n) {
-        const int stage = turn.stage;
-        if (n >= walk::stages) barrier_wait(m[&walk::empty][stage], turn.phase);
-        await(n);
-        load_parts(n, stage, {0, part::stored}, {0, numbers_end},
-                   m[&walk::ready][stage]);
-        turn.advance();
-      }
-    }
+  if (static_cast<int>(blockIdx.x) >= walkers) {
+    using memory = preparer_memory<K, Decay, Erase>;
+    const int preparer = (blockIdx.x - walkers) * memory::count + role;
+    if (role < memory::count && preparer < lanes * p.HV)
+      prepare_for_others<In, K, Decay, Erase, together>(
+          p, there, preparer % p.HV, preparer / p.HV, lanes,
+          block_memory<memory[memory::count]>()[role], named::prepare + role,
+          thread);
     return;
   }
-  using memory = preparer_memory<K, Decay, Erase>;
-  const int preparer = (blockIdx.x - walkers) * memory::count + role;
-  const int head = preparer % p.HV;
-  if (role >= memory::count || preparer >= lanes * p.HV) return;
-  const shared<memory> m = block_memory<memory[memory::count]>()[role];
-  const shared<tiles> block = m[&memory::block];
-  const int barrier = named::prepare + role;
-  preparation<In, K, Decay, Erase> prepare;
-  // The sequence and chunk that are i-th in turn.
-  struct turn {
-    int sequence, chunk;
-  };
-  const auto find = [&](int i) {
-    if (p.cu_seqlens == nullptr) return turn{i % p.N, i / p.N};
-    int low = 0, high = p.N;  // the last sequence that starts at or before it
-    while (high - low > 1) {
-      const int middle = (low + high) / 2;
-      if (first_block(p, middle) <= i)
-        low = middle;
-      else
-        high = middle;
-    }
-    return turn{low, i - first_block(p, low)};
-  };
-  for (int i = preparer / p.HV; i < slots; i += lanes) {
-    const turn now = find(i);
-    const int slot = first_block(p, now.sequence) + now.chunk;
-    const sequence_span span = span_of(p.cu_seqlens, p.T, now.sequence);
-    const int first = now.chunk * chunk;
-    if (first >= span.length) continue;
-    const std::int64_t index = static_cast<std::int64_t>(head) * slots + slot;
-    char* const to = workspace + index * part::bytes;
-    prepare.start(p, span, head, first, m[&memory::own], barrier, thread);
-    prepare.fetch(p, block);
-    if constexpr (walk::content && walk::narrow)
-      copy_logits<K>(p, span, head, first, to + part::logits, thread);
-    const auto one = prepare.fetch_scalars(p, first);
-    prepare.run(p, first, block, m[&memory::numbers], one, span, head, [] {});
-    fence_async_proxy();
-    sync_group<group>(barrier);
-    if (thread == 0) {
-      bulk_store(to, block, part::stored);
-      bulk_store(to + part::stored, m[&memory::numbers], numbers_end);
-      bulk_store_wait();
-      fence_async_global();
-      raise_flag(flags + index);
-    }
-    sync_group<group>(barrier);
+  const shared<walk> m = block_memory<walk>();
+  constexpr int parts = walk::narrow ? V / 64 : 1;
+  const int column = blockIdx.x % parts * 64 + role * 64;
+  const int which = blockIdx.x / parts;
+  const int sequence = which / p.HV, head = which % p.HV;
+  const sequence_span span = span_of(p.cu_seqlens, p.T, sequence);
+  start_block(m, 1);
+  if constexpr (together) sync_cluster();
+  using registers = registers_of<walk::walkers, walk::groups>;
+  if (role < walk::walkers) {
+    registers::grow();
+    walk_chunks<In, K, V, Decay, Erase, Write, Share>(
+        p, out, span, sequence, head, column, m, role, thread);
+    // The others' sums come until they are through.
+    if constexpr (together) sync_cluster();
+    return;
+  }
+  registers::shrink();
+  const chunk_loader<walk> loader(m, p, there, sequence, head);
+  if constexpr (together) {
+    if (role < 3)
+      gate_chunks<In, K, V>(p, span, head, m, role - 1, thread);
+    else
+      lead_chunks<In, K, V>(p, span, head, m, loader, thread);
+    sync_cluster();
+  } else {
+    if constexpr (walk::content)
+      if (role > walk::walkers) {
+        gate_chunks<In, K, V>(p, span, head, m, 0, thread);
+        return;
+      }
+    if (thread == 0) loader.load_all(span.length);
   }
 }
 
 // ---- host ----
-
-/// Chunks that the workspace has room for, over all sequences of a head.
-std::int64_t slots_of(const problem& p) {
-  if (p.cu_seqlens == nullptr)
-    return static_cast<std::int64_t>(p.N) * ((p.T + chunk - 1) / chunk);
-  return p.T / chunk + p.N + 1;
-}
 
 /// Few sequences and heads leave most of the chip idle unless the chunks are
 /// prepared apart, and very few unless the value channels are split as well.
@@ -546,8 +267,9 @@ status launch_split(const problem& p, const outputs& out, char* workspace,
   launch.stream = stream;
   launch.attrs = &together;
   launch.numAttrs = 1;
-  CARVE_CUDA_TRY(cudaLaunchKernelEx(&launch, kernel, p, out, workspace, flags,
-                                    slots, walkers, lanes));
+  CARVE_CUDA_TRY(cudaLaunchKernelEx(&launch, kernel, p, out,
+                                    handover{workspace, flags, slots}, walkers,
+                                    lanes));
   return {};
 }
 

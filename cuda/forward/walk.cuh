@@ -338,9 +338,8 @@ __device__ __forceinline__ void walk_chunks(
     pin(u);
     if constexpr (Split) pin(y);
     if constexpr (content && Split)
-      if (lane == 0)
-        barrier_arrive(
-            m[&memory::gate_barriers][&memory::gate_waits::erased][stage]);
+      barrier_arrive_warp(
+          m[&memory::gate_barriers][&memory::gate_waits::erased][stage], lane);
 #pragma unroll
     for (int j = 0; j < 16; ++j) rest[j] = pack<__half>(u[2 * j], u[2 * j + 1]);
     const auto update_state = [&] {
@@ -362,7 +361,7 @@ __device__ __forceinline__ void walk_chunks(
       const auto written = [&] {
         product_wait<0>();
         pin(y);
-        if (lane == 0) barrier_arrive(m[&memory::empty][stage]);
+        barrier_arrive_warp(m[&memory::empty][stage], lane);
         put_out(n, y);
       };
       if (n + 1 < chunks) {
@@ -381,7 +380,7 @@ __device__ __forceinline__ void walk_chunks(
     }
     if constexpr (!(Split && content)) {
       pin(y);
-      if (lane == 0) barrier_arrive(m[&memory::empty][stage]);
+      barrier_arrive_warp(m[&memory::empty][stage], lane);
       put_out(n, y);
       write_out(n);
     }

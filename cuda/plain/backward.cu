@@ -15,13 +15,17 @@ namespace {
 /// Floats of one partial row: dq, dk, dr, dg over K and the sum of du * v.
 __host__ __device__ constexpr int row_floats(int kpad) { return 4 * kpad + 4; }
 
+/// Shared memory of the walk; the content gate's inner values follow.
 template <int KPL, int TV>
-std::size_t walk_shared(int rank) {
-  constexpr int kpad = 32 * KPL, warps = block_columns / TV;
-  return sizeof(float) *
-         (4 * stage_tokens * kpad + 4 * stage_tokens * block_columns + kpad +
-          2 * warps * row_floats(kpad) + rank);
-}
+struct walk_memory {
+  static constexpr int warps = block_columns / TV;
+  using columns = float[stage_tokens * block_columns];
+  staged_keys<KPL> keys;
+  float shift[32 * KPL];                       // of the content gate's logits
+  float rows[2][warps][row_floats(32 * KPL)];  // partial rows, of two tokens
+  columns v, w, e, d_o;
+  float inner[1];
+};
 
 template <class T, int KPL, int TV>
 __global__ void __launch_bounds__(block_columns / TV * 32, KPL == 8 ? 1 : 3)
@@ -58,17 +62,8 @@ __global__ void __launch_bounds__(block_columns / TV * 32, KPL == 8 ? 1 : 3)
   }
 
   extern __shared__ float4 shared_base[];
-  float* qs = reinterpret_cast<float*>(shared_base);
-  float* ks = qs + stage_tokens * kpad;
-  float* as = ks + stage_tokens * kpad;
-  float* rs = as + stage_tokens * kpad;
-  float* shift = rs + stage_tokens * kpad;
-  float* rows = shift + kpad;
-  float* vs = rows + 2 * warps * row;
-  float* ws = vs + stage_tokens * block_columns;
-  float* es = ws + stage_tokens * block_columns;
-  float* dos = es + stage_tokens * block_columns;
-  float* inner = dos + stage_tokens * block_columns;
+  auto& m = reinterpret_cast<walk_memory<KPL, TV>&>(shared_base);
+  staged_keys<KPL>& staged = m.keys;
 
   const std::int64_t head_size = static_cast<std::int64_t>(kpad) * p.V;
   const std::int64_t in_head = std::int64_t(column) * kpad + lane;
@@ -99,16 +94,16 @@ __global__ void __launch_bounds__(block_columns / TV * 32, KPL == 8 ? 1 : 3)
                   c == 0
                       ? nullptr
                       : a.mean + ((slot0 / a.cut.parts + c) * p.HV + hv) * p.V,
-                  inner, shift);
+                  m.inner, m.shift);
     __syncthreads();
     if (blockIdx.y == 0)
       for (int i = threadIdx.x; i < p.K; i += threads)
-        a.gate_shift[(std::int64_t(n) * p.HV + hv) * p.K + i] = shift[i];
+        a.gate_shift[(std::int64_t(n) * p.HV + hv) * p.K + i] = m.shift[i];
   }
 
   auto stage = [&](std::int64_t t0, int nt, auto reverse) {
     const token_block at{span.batch, span.first + t0, h, hv, nt};
-    stage_keys<T, KPL, decltype(reverse)::value>(a, at, shift, qs, ks, as, rs);
+    stage_keys<T, KPL, decltype(reverse)::value>(a, at, m.shift, staged);
     for (int x = threadIdx.x; x < nt * block_columns; x += threads) {
       const int t = x / block_columns, j = column0 + x % block_columns;
       const T v = static_cast<const T*>(
@@ -121,11 +116,11 @@ __global__ void __launch_bounds__(block_columns / TV * 32, KPL == 8 ? 1 : 3)
         float d = to_float(static_cast<const T*>(
             out.d_o.data)[offset(out.d_o, at.batch, at.token + t, hv) + j]);
         if (feeds_gate) d += a.d_mean[(std::int64_t(n) * p.HV + hv) * p.V + j];
-        dos[x] = d;
+        m.d_o[x] = d;
       }
-      vs[x] = to_float(v);
-      ws[x] = to_float(w);
-      es[x] = a.gate.e.present ? to_float(e) : 1.0f;
+      m.v[x] = to_float(v);
+      m.w[x] = to_float(w);
+      m.e[x] = a.gate.e.present ? to_float(e) : 1.0f;
     }
   };
 
@@ -133,9 +128,9 @@ __global__ void __launch_bounds__(block_columns / TV * 32, KPL == 8 ? 1 : 3)
   float S[TV][KPL];
   auto step = [&](int t, float(&c)[TV], float(&u)[TV]) {
     float k[KPL], d[KPL], r[KPL];
-    read_keys<KPL>(ks + t * kpad, lane, k);
-    read_keys<KPL>(as + t * kpad, lane, d);
-    read_keys<KPL>(rs + t * kpad, lane, r);
+    read_keys<KPL>(staged.key + t * kpad, lane, k);
+    read_keys<KPL>(staged.decay + t * kpad, lane, d);
+    read_keys<KPL>(staged.erase + t * kpad, lane, r);
 #pragma unroll
     for (int j = 0; j < TV; ++j) {
       c[j] = 0.0f;
@@ -149,7 +144,7 @@ __global__ void __launch_bounds__(block_columns / TV * 32, KPL == 8 ? 1 : 3)
 #pragma unroll
     for (int j = 0; j < TV; ++j) {
       const int x = t * block_columns + warp * TV + j;
-      u[j] = ws[x] * vs[x] - es[x] * c[j];
+      u[j] = m.w[x] * m.v[x] - m.e[x] * c[j];
 #pragma unroll
       for (int e = 0; e < KPL; ++e) S[j][e] += k[e] * u[j];
     }
@@ -207,18 +202,18 @@ __global__ void __launch_bounds__(block_columns / TV * 32, KPL == 8 ? 1 : 3)
     for (int t = nt - 1; t >= 0; --t) {
       const std::int64_t token = span.first + t0 + t;
       float q[KPL], k[KPL], d[KPL], r[KPL];
-      read_keys<KPL>(qs + t * kpad, lane, q);
-      read_keys<KPL>(ks + t * kpad, lane, k);
-      read_keys<KPL>(as + t * kpad, lane, d);
-      read_keys<KPL>(rs + t * kpad, lane, r);
+      read_keys<KPL>(staged.query + t * kpad, lane, q);
+      read_keys<KPL>(staged.key + t * kpad, lane, k);
+      read_keys<KPL>(staged.decay + t * kpad, lane, d);
+      read_keys<KPL>(staged.erase + t * kpad, lane, r);
       float dq[KPL], dk[KPL], dr[KPL], dg[KPL], du[TV], u[TV], d_o[TV];
 #pragma unroll
       for (int e = 0; e < KPL; ++e) dq[e] = dk[e] = dr[e] = dg[e] = 0.0f;
 #pragma unroll
       for (int j = 0; j < TV; ++j) {
         const int x = t * block_columns + warp * TV + j;
-        u[j] = ws[x] * vs[x] - es[x] * cs[t][j];
-        d_o[j] = p.scale * dos[x];
+        u[j] = m.w[x] * m.v[x] - m.e[x] * cs[t][j];
+        d_o[j] = p.scale * m.d_o[x];
         du[j] = 0.0f;
 #pragma unroll
         for (int e = 0; e < KPL; ++e) {
@@ -236,17 +231,17 @@ __global__ void __launch_bounds__(block_columns / TV * 32, KPL == 8 ? 1 : 3)
 #pragma unroll
       for (int j = 0; j < TV; ++j) {
         const int x = t * block_columns + warp * TV + j;
-        const float dc = -du[j] * es[x];
-        write_sum += du[j] * vs[x];
+        const float dc = -du[j] * m.e[x];
+        write_sum += du[j] * m.v[x];
         if (lane == j) {
           if (out.dv.data != nullptr)
             static_cast<T*>(out.dv.data)[offset(out.dv, span.batch, token, hv) +
                                          column + j] =
-                from_float<T>(du[j] * ws[x]);
+                from_float<T>(du[j] * m.w[x]);
           if (out.dw.data != nullptr && a.gate.w.step != 0)
             static_cast<T*>(out.dw.data)[offset(out.dw, span.batch, token, hv) +
                                          column + j] =
-                from_float<T>(du[j] * vs[x]);
+                from_float<T>(du[j] * m.v[x]);
           if (out.de.data != nullptr)
             static_cast<T*>(out.de.data)[offset(out.de, span.batch, token, hv) +
                                          column + j] =
@@ -263,14 +258,14 @@ __global__ void __launch_bounds__(block_columns / TV * 32, KPL == 8 ? 1 : 3)
           if (p.read_before) dS[j][e] += q[e] * d_o[j];
         }
       }
-      float* mine = rows + ((t & 1) * warps + warp) * row;
+      float* mine = m.rows[t & 1][warp];
       write_keys<KPL>(mine, lane, dq);
       write_keys<KPL>(mine + kpad, lane, dk);
       write_keys<KPL>(mine + 2 * kpad, lane, dr);
       write_keys<KPL>(mine + 3 * kpad, lane, dg);
       if (lane == 0) mine[4 * kpad] = write_sum;
       __syncthreads();
-      const float* theirs = rows + (t & 1) * warps * row;
+      const auto& theirs = m.rows[t & 1];
       float* to = a.partial + ((partial_row(a, n, span.batch, token,
                                             static_cast<int>(t0 + t - first)) *
                                     p.HV +
@@ -279,9 +274,9 @@ __global__ void __launch_bounds__(block_columns / TV * 32, KPL == 8 ? 1 : 3)
                                blockIdx.y) *
                                   row;
       for (int x = threadIdx.x; x < 4 * kpad + 1; x += threads) {
-        float sum = theirs[x];
+        float sum = theirs[0][x];
 #pragma unroll
-        for (int m = 1; m < warps; ++m) sum += theirs[m * row + x];
+        for (int y = 1; y < warps; ++y) sum += theirs[y][x];
         to[x] = sum;
       }
     }
@@ -515,7 +510,8 @@ status launch_backward(const arguments& a, CUstream_st* stream) {
   constexpr int TV = KPL == 8 ? 2 : 4;
   const problem& p = a.p;
   const int rank = a.content ? p.rank : 0;
-  const std::size_t shared = walk_shared<KPL, TV>(rank);
+  const std::size_t shared =
+      sizeof(walk_memory<KPL, TV>) + rank * sizeof(float);
   const auto kernel = walk_kernel<T, KPL, TV>;
   CARVE_CUDA_TRY(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

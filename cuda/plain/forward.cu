@@ -10,14 +10,14 @@ namespace carve::cuda {
 namespace general {
 namespace {
 
-/// Shared memory of the forward: q, k, a, r of eight tokens, then w*v and e
-/// of the block's columns, then the gate's shift, inner values and mean.
+/// Shared memory of the forward: keys of eight tokens, and behind them w*v and
+/// e of the block's columns, then the gate's inner values and mean.
 template <int KPL, int TV>
-std::size_t forward_shared(const problem& p, int threads) {
+std::size_t forward_shared(const arguments& a, int threads) {
   const int columns = threads / 32 * TV;
-  std::size_t floats = stage_tokens * (4 * 32 * KPL + 2 * columns) + 32 * KPL;
-  if (info(p.family).content_gate) floats += p.rank + p.V;
-  return floats * sizeof(float);
+  const int floats = 2 * stage_tokens * columns + 32 * KPL +
+                     (a.content ? a.p.rank + a.p.V : 0);
+  return sizeof(staged_keys<KPL>) + floats * sizeof(float);
 }
 
 template <class T, int KPL, int TV>
@@ -33,11 +33,8 @@ __global__ void __launch_bounds__(512)
   const bool content = a.content;
 
   extern __shared__ float4 shared_base[];
-  float* qs = reinterpret_cast<float*>(shared_base);
-  float* ks = qs + stage_tokens * kpad;
-  float* as = ks + stage_tokens * kpad;
-  float* rs = as + stage_tokens * kpad;
-  float* us = rs + stage_tokens * kpad;
+  auto& staged = reinterpret_cast<staged_keys<KPL>&>(shared_base);
+  float* us = reinterpret_cast<float*>(&staged + 1);
   float* es = us + stage_tokens * columns;
   float* shift = es + stage_tokens * columns;
   float* inner = shift + kpad;
@@ -84,7 +81,7 @@ __global__ void __launch_bounds__(512)
             static_cast<int>(min(std::int64_t{stage_tokens}, to - t0));
         __syncthreads();
         const token_block at{span.batch, span.first + t0, h, hv, nt};
-        stage_keys<T, KPL, true>(a, at, shift, qs, ks, as, rs);
+        stage_keys<T, KPL, true>(a, at, shift, staged);
         for (int x = threadIdx.x; x < nt * columns; x += blockDim.x) {
           const int t = x / columns, j = min(column0 + x % columns, p.V - 1);
           const T v = static_cast<const T*>(
@@ -116,10 +113,10 @@ __global__ void __launch_bounds__(512)
             }
           }
           float q[KPL], k[KPL], d[KPL], r[KPL], o[TV], u[TV];
-          read_keys<KPL>(qs + t * kpad, lane, q);
-          read_keys<KPL>(ks + t * kpad, lane, k);
-          read_keys<KPL>(as + t * kpad, lane, d);
-          read_keys<KPL>(rs + t * kpad, lane, r);
+          read_keys<KPL>(staged.query + t * kpad, lane, q);
+          read_keys<KPL>(staged.key + t * kpad, lane, k);
+          read_keys<KPL>(staged.decay + t * kpad, lane, d);
+          read_keys<KPL>(staged.erase + t * kpad, lane, r);
           if (p.read_before) {
 #pragma unroll
             for (int j = 0; j < TV; ++j) {
@@ -210,7 +207,7 @@ status launch_forward(const arguments& a, CUstream_st* stream) {
   const bool content = a.content;
   const int threads = content ? std::min(512, (p.V + TV - 1) / TV * 32)
                               : block_columns / TV * 32;
-  const std::size_t shared = forward_shared<KPL, TV>(p, threads);
+  const std::size_t shared = forward_shared<KPL, TV>(a, threads);
   const auto kernel = forward_kernel<T, KPL, TV>;
   CARVE_CUDA_TRY(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

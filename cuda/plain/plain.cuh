@@ -156,14 +156,23 @@ struct token_block {
   int h, hv, count;
 };
 
+/// Some tokens as the kernels read them from shared memory, rows of 32 KPL
+/// floats, zeros past K.
+template <int KPL>
+struct staged_keys {
+  static constexpr int kpad = 32 * KPL;
+  using rows = float[stage_tokens * kpad];
+  rows query, key, decay, erase;
+};
+
 /// Brings keys, decays and erase addresses of a block of tokens into shared
-/// memory, rows of 32 KPL floats, zeros past K; queries too if asked.  Loads
+/// memory; queries too if asked.  Loads
 /// come in groups of four tokens' worth before the first of them is used.
 template <class T, class G, int KPL, bool Queries>
 __device__ __forceinline__ void stage_keys_as(const arguments& a,
                                               const token_block& at,
-                                              const float* shift, float* qs,
-                                              float* ks, float* as, float* rs) {
+                                              const float* shift,
+                                              staged_keys<KPL>& to) {
   constexpr int kpad = 32 * KPL, group = 4;
   const problem& p = a.p;
   const T* q =
@@ -194,10 +203,10 @@ __device__ __forceinline__ void stage_keys_as(const arguments& a,
       const float key = in ? to_float(k_raw[u]) : 0.0f;
       float erase = a.gate.b.present ? to_float(b_raw[u]) : 1.0f;
       if (a.content) erase = sigmoid(erase + shift[i]);
-      if constexpr (Queries) qs[x] = in ? to_float(q_raw[u]) : 0.0f;
-      ks[x] = key;
-      as[x] = a.gate.g.present ? expf(to_float(g_raw[u])) : 1.0f;
-      rs[x] = in ? key * erase : 0.0f;
+      if constexpr (Queries) to.query[x] = in ? to_float(q_raw[u]) : 0.0f;
+      to.key[x] = key;
+      to.decay[x] = a.gate.g.present ? expf(to_float(g_raw[u])) : 1.0f;
+      to.erase[x] = in ? key * erase : 0.0f;
     }
   }
 }
@@ -205,16 +214,16 @@ __device__ __forceinline__ void stage_keys_as(const arguments& a,
 template <class T, int KPL, bool Queries>
 __device__ __forceinline__ void stage_keys(const arguments& a,
                                            const token_block& at,
-                                           const float* shift, float* qs,
-                                           float* ks, float* as, float* rs) {
+                                           const float* shift,
+                                           staged_keys<KPL>& to) {
   // An absent decay is read as an element of the queries.
   const format f = a.gate.g.present ? a.p.decay_format : a.p.input;
   if (f == format::fp32)
-    stage_keys_as<T, float, KPL, Queries>(a, at, shift, qs, ks, as, rs);
+    stage_keys_as<T, float, KPL, Queries>(a, at, shift, to);
   else if (f == format::bf16)
-    stage_keys_as<T, __nv_bfloat16, KPL, Queries>(a, at, shift, qs, ks, as, rs);
+    stage_keys_as<T, __nv_bfloat16, KPL, Queries>(a, at, shift, to);
   else
-    stage_keys_as<T, __half, KPL, Queries>(a, at, shift, qs, ks, as, rs);
+    stage_keys_as<T, __half, KPL, Queries>(a, at, shift, to);
 }
 
 /// z = W_up W_down m for one head, by the whole block.  `inner` holds rank

@@ -137,7 +137,7 @@ int main(int argc, char** argv) {
   const made to(argc, argv);
   const sequence s = tokens();
   Matrix decay, exact(T, V);
-  carve::recurrent_forward<double>(s.head(decay), {exact.data(), V, 1}, {});
+  carve::definition_forward<double>(s.head(decay), {exact.data(), V, 1}, {});
   must(rms(token_loop(s, fault::none) - exact) < 1e-13, "the loop is right");
   must(rms(chunked(s, fault::none) - exact) < 1e-13, "the chunks are right");
   const int count = static_cast<int>(fault::last) - 1;

@@ -13,8 +13,8 @@ using namespace figures;
 /// State after the tokens of `s`.
 Matrix final_state(const sequence& s) {
   Matrix decay, S(s.k.cols(), s.v.cols());
-  carve::recurrent_forward<double>(s.head(decay), carve::rows<double>{},
-                                   {S.data(), S.cols(), 1});
+  carve::definition_forward<double>(s.head(decay), carve::rows<double>{},
+                                    {S.data(), S.cols(), 1});
   return S;
 }
 

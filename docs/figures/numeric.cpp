@@ -5,6 +5,7 @@
 #include <carve/counting.hpp>
 #include <carve/precision.hpp>
 #include <carve/recurrence.hpp>
+#include <carve/tiled_walk.hpp>
 #include <carve/triangular.hpp>
 #include <limits>
 #include <span>
@@ -119,6 +120,21 @@ void inverse(const made& to) {
   to.value("inverse.beta", table(rows));
 }
 
+void formats(const made& to) {
+  std::vector<std::vector<std::string>> rows{{"format", "bits of precision",
+                                              "unit roundoff", "largest number",
+                                              "smallest normal"}};
+  for (const format f : carve::all_formats) {
+    if (f == format::f64) continue;
+    rows.push_back({std::string(format_name(f)),
+                    std::to_string(carve::precision_bits(f)),
+                    scientific(carve::unit_roundoff(f)),
+                    scientific(carve::largest_finite(f), 3),
+                    scientific(carve::smallest_normal(f))});
+  }
+  to.value("formats.table", table(rows));
+}
+
 /// How large T gets: the largest element against the correlation.
 void inverse_size(const made& to) {
   std::mt19937_64 random(11);
@@ -189,7 +205,7 @@ void truncation(const made& to) {
         s.g = Matrix::Constant(T, 1, left * std::log(2.0) / T);
         s.S0 = normal(K, V, random);
         Matrix decay, o(T, V);
-        carve::recurrent_forward<double>(s.head(decay), {o.data(), V, 1}, {});
+        carve::definition_forward<double>(s.head(decay), {o.data(), V, 1}, {});
         const Matrix undecayed = s.q.bottomRows(1) * s.S0;
         worst = std::max(worst, rms(o.bottomRows(1)) / rms(undecayed));
       }
@@ -302,6 +318,7 @@ void cost(const made& to) {
 
 int main(int argc, char** argv) {
   const figures::made to(argc, argv);
+  formats(to);
   inverse(to);
   inverse_size(to);
   factored(to);

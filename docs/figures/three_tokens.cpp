@@ -7,7 +7,9 @@
 #include <carve/content_gate.hpp>
 #include <carve/dual.hpp>
 #include <carve/multiprecision.hpp>
+#include <carve/recurrence.hpp>
 #include <carve/segment.hpp>
+#include <carve/solver.hpp>
 #include <carve/triangular.hpp>
 
 #include "made.hpp"
@@ -297,6 +299,14 @@ void write_before(const figures::made& to) {
       must(S == state(p, 3), "the decay in the address makes up for the order");
     } else {
       to.value("before.S3", tex(S));
+      // [before]
+      const carve::batch<rational> heads(p);
+      carve::head<rational> h = heads.head_of(0, 0);
+      h.erase_reads = carve::erase_order::before_decay;
+      matrix<rational> end(2, 2);
+      carve::definition_forward<rational>(h, {}, {end.data(), 2, 1});
+      // [before]
+      must(S == end, "the library asks before the decay where told to");
     }
   }
 }

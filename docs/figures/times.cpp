@@ -1,4 +1,4 @@
-/// How long do the kernels take?  The first table of cuda/NOTES.md, drawn: this
+/// How long do the kernels take?  The results in cuda/NOTES.md, drawn: this
 /// library's kernels, the Triton library's, and the time of moving each input
 /// and output once.
 #include <fstream>

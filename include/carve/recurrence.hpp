@@ -23,6 +23,10 @@ struct or_else {
   }
 };
 
+/// Clang before 17 deduces no aggregate by itself.
+template <class View, class T>
+or_else(View, T) -> or_else<View, T>;
+
 /// `x += y` where x is present.
 template <class View, class T, class... Index>
 void add(const View& x, const T& y, Index... at) {
@@ -143,12 +147,15 @@ void definition_backward(const head<T>& p, const head_cotangents<T>& in,
     for (index_t i = 0; i < K; ++i) add(out.q, dq[i], t, i);
   };
   for (index_t m = p.steps(); m-- > 0;) {
-    const auto& [before, decayed, after, c, u] = past[m];
+    // Names of their own: Clang before 16 captures no structured binding.
+    const step_record<T>& step = past[m];
+    const matrix<T>&before = step.before, &decayed = step.decayed;
+    const std::vector<T>&c = step.c, &u = step.u;
     const index_t t = m / n;
     const bool first = m % n == 0, last = m % n == n - 1;
     const bool stored = p.erase_reads == erase_order::before_decay;
     const matrix<T>& X = stored ? before : decayed;
-    if (in.o && last && p.read == readout::after) read_back(t, after);
+    if (in.o && last && p.read == readout::after) read_back(t, step.after);
     std::vector<T> dx(V, zero), dz(V, zero), dc(V, zero);
     std::vector<T> dk(K, zero), dy(K, zero), dr(K, zero);
     for_each(K, V, [&](auto i, auto j) {

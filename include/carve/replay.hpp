@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "carve/batch.hpp"
+#include "carve/drawn.hpp"
 #include "carve/error.hpp"
 #include "carve/precision.hpp"
 #include "carve/solver.hpp"
@@ -44,8 +45,17 @@ inline profile profile_named(std::string_view text) {
               "\"");
 }
 
-/// Chunk length of every replay, that of the kernels it stands for.
+/// Chunk length of a replay, that of the kernels it was found from.
 inline constexpr index_t replay_chunk = 64;
+
+/// How a number becomes an operand of the tensor cores.
+struct operand_rounding {
+  format operand = format::f32;  ///< f32: not at all
+  bool cut = false;  ///< tf32 alone: the low bits are dropped, not rounded
+  /// Not 0: each rounding to nearest is replaced by an error of the same size,
+  /// drawn by this seed.
+  std::uint32_t draw = 0;
+};
 
 /// Rounds at each rounding_point as the table in `treatment` says; products
 /// accumulate in fp32.
@@ -55,7 +65,9 @@ class operand_policy {
   static constexpr bool exponentials = true;
 
   /// @param operand  format of the tensor cores' operands; f32 rounds nothing.
-  explicit operand_policy(format operand = format::f32) : operand_(operand) {}
+  explicit operand_policy(format operand = format::f32) : how_{operand} {}
+  /// @param how  format and manner of the roundings.
+  explicit operand_policy(const operand_rounding& how) : how_(how) {}
 
   /// Rounds every element of `m` as the table says; with operand format f32
   /// none.
@@ -103,22 +115,38 @@ class operand_policy {
   }
 
   void round(rounding_point at, bool per_channel, std::span<float> x) const {
-    if (operand_ == format::f32) return;
+    if (how_.operand == format::f32) return;
     switch (treated(at, per_channel)) {
       case treatment::none:
         return;
       case treatment::operand:
-        return round_all(operand_, x);
-      case treatment::cut_tf32:
-        // fp32 operands of tensor cores lose their low bits, unrounded.
+        if (how_.cut) return cut(x);
+        if (how_.draw == 0) return round_all(how_.operand, x);
         for (float& e : x) {
-          e = std::bit_cast<float>(std::bit_cast<std::uint32_t>(e) &
-                                   0xFFFFE000u);
+          e = static_cast<float>(detail::drawn_rounding(
+              how_.operand, e,
+              std::uint64_t{how_.draw} << 8 | static_cast<std::uint64_t>(at)));
         }
+        return;
+      case treatment::cut_tf32:
+        return cut(x);
     }
   }
 
-  format operand_;
+  /// fp32 operands of tensor cores lose their low bits, unrounded.
+  static void cut(std::span<float> x) {
+    for (float& e : x) {
+      e = std::bit_cast<float>(std::bit_cast<std::uint32_t>(e) & 0xFFFFE000u);
+    }
+  }
+
+  operand_rounding how_;
+};
+
+/// Rounds nothing, but forms decay ratios as `exp(G_t - G_s)`: plain arithmetic
+/// of the scalar in the order of a kernel.
+struct difference_policy : exact_policy {
+  static constexpr bool exponentials = true;  ///< from cumulated logs
 };
 
 /// Outputs and gradients of the replay. They are fp32 numbers, not yet rounded
@@ -126,20 +154,21 @@ class operand_policy {
 /// @param[in] p           the problem, its inputs exact in fp32.
 /// @param[in] cotangents  of outputs and final states; an absent one is zero.
 /// @param[in] operand     operand format of profile::tensor_core.
+/// @param[in] chunk       chunk length, unless the profile is ieee_recurrent.
 /// @throws carve::error   as backward() does; also for a gate on the value
 ///                        axis that has no WY form, unless the profile is
 ///                        ieee_recurrent.
 inline gradient_result<float> replay(const problem<float>& p,
                                      const outputs<float>& cotangents,
                                      profile what, format operand,
-                                     const run_options& run = {}) {
+                                     const run_options& run = {},
+                                     index_t chunk = replay_chunk) {
   if (what == profile::ieee_recurrent) {
     return backward(p, cotangents, recurrent_solver{}, run);
   }
   if (what == profile::tf32) operand = format::tf32;
   if (what == profile::fp32) operand = format::f32;
-  const chunked_solver<operand_policy> solver{replay_chunk,
-                                              operand_policy(operand)};
+  const chunked_solver<operand_policy> solver{chunk, operand_policy(operand)};
   return backward(p, cotangents, solver, run);
 }
 

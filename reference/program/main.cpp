@@ -27,7 +27,7 @@ namespace carve::program {
 
 namespace {
 
-enum exit_code { passed = 0, failed = 1, unusable = 2 };
+enum exit_code { passed = 0, failed = 1, unusable = 2, not_judged = 3 };
 
 /// Tells the line how long `work`, which takes a time proportional to the
 /// tokens, will take with all of them, from how long it takes with a few.
@@ -152,9 +152,11 @@ void check_outputs(
 
 struct verify_command : dump_options {
   std::vector<std::string> paths;
-  std::string as, json, junit;
+  std::string as, exp, json, junit, picture;
+  kernel_facts facts;
   tolerance limit;
-  bool on_device = false;
+  std::optional<double> bitlike;
+  bool on_device = false, strict = false;
 
   void declare(CLI::App& app) {
     CLI::App* const c =
@@ -164,9 +166,20 @@ struct verify_command : dump_options {
         ->required()
         ->option_text("DUMP...");
     c->add_option("--profile", as,
-                  "what is replayed: tensor-core, tf32, fp32 or\n"
+                  "what the kernel is: tensor-core, tf32, fp32 or\n"
                   "ieee-recurrent (default: see below)")
         ->option_text("P");
+    c->add_option("--chunk", facts.chunk,
+                  "its chunk length (default: any from 16 to 128)")
+        ->option_text("C")
+        ->check(CLI::Range(1, 65536));
+    c->add_option("--exp", exp,
+                  "its e^x: rounded, exp2 (as exp2(x log2 e)) or\n"
+                  "approx (ex2.approx) (default: any)")
+        ->option_text("E");
+    c->add_option("--seed", facts.seed, "of the draws of errors (default 1)")
+        ->option_text("N")
+        ->check(CLI::Range(1u, 1000000u));
     const auto positive = CLI::Validator(
         [](const std::string& s) {
           const double x = std::strtod(s.c_str(), nullptr);
@@ -183,6 +196,17 @@ struct verify_command : dump_options {
                   "(default 4)")
         ->option_text("R2")
         ->check(positive);
+    c->add_option("--bitlike", bitlike,
+                  "distance from the replay allowed as well, in replay\n"
+                  "errors, e.g. 0.3")
+        ->option_text("D")
+        ->check(positive);
+    c->add_flag("--strict", strict,
+                "exit with 3 where the inputs leave something untested");
+    c->add_option("--heatmap", picture,
+                  "write an SVG of the errors of the worst tensor that\n"
+                  "fails, over tokens and heads")
+        ->option_text("FILE");
     c->add_flag("--cuda", on_device,
                 "judge this library's CUDA kernels on the inputs\n"
                 "in the file, not the outputs in it");
@@ -196,30 +220,39 @@ struct verify_command : dump_options {
     c->footer(
         std::string(settings_note) +
         "Each output in the file (o, final_state, dq, dk, ...) is compared\n"
-        "with the exact result, computed in double-double, and its error with\n"
-        "that of the rounding replay: the chunked algorithm in fp32, rounded\n"
-        "where a tensor-core kernel rounds. The ratio of the two is about 1\n"
-        "for a sound kernel. `dist` is the RMS distance from the replay, in\n"
-        "replay errors. Gradients need do or dfinal_state in the file.\n"
+        "with the exact result, computed in double-double. Its error is "
+        "counted\n"
+        "in units: the largest error of an ensemble of sound ways to compute "
+        "it,\n"
+        "in the number formats and with the freedoms that the profile grants.\n"
+        "`dist` is the RMS distance from the first of them, the rounding "
+        "replay,\n"
+        "in its errors. Gradients need do or dfinal_state in the file.\n"
         "\n"
         "The profile follows from the dtype of q, k and v: BF16 and F16 imply\n"
         "tensor-core with operands of that format, F32 and F64 imply fp32. A\n"
         "kernel that hands F32 to tensor cores as TF32 is judged with\n"
         "--profile tf32, one that walks token by token with ieee-recurrent,\n"
         "which is also implied where no chunked form exists (value_erase,\n"
-        "full_erase).\n"
+        "full_erase). What is known of a kernel narrows the unit: --profile,\n"
+        "--chunk, --exp.\n"
         "\n"
         "Several dumps give one table with a row for each, and one report.\n"
         "\n"
         "Exit code: 0 all tensors pass, 1 a tensor fails, 2 unusable input\n"
-        "(a tensor that fails in another dump weighs more).\n"
+        "(a tensor that fails in another dump weighs more), 3 none fails but\n"
+        "of one nothing can be said: sound ways leave it no correct digit.\n"
         "A NaN or an infinity fails; so do zeros where the result has others.\n"
         "\n" +
         std::string(how_to_write));
   }
 
   int run() const {
-    check_outputs({{"--json", json}, {"--junit", junit}}, paths);
+    check_outputs(
+        {{"--json", json}, {"--junit", junit}, {"--heatmap", picture}}, paths);
+    if (!picture.empty() && paths.size() > 1) {
+      throw error("--heatmap: shows one dump, got ", paths.size());
+    }
     if (std::count(paths.begin(), paths.end(), "-") > 1) {
       throw error("standard input: given twice");
     }
@@ -247,6 +280,7 @@ struct verify_command : dump_options {
       write_junit(report, all);
       write_output(junit, report.str());
     }
+    if (!picture.empty() && all[0].outcome) draw(*all[0].outcome);
     if (all.size() == 1 && !all[0].error.empty()) throw error(all[0].error);
     return exit_code_of(all);
   }
@@ -256,8 +290,9 @@ struct verify_command : dump_options {
                     progress_line& line) const {
     judged_file result{path, {}, {}};
     try {
-      const std::optional<profile> chosen =
-          as.empty() ? std::nullopt : std::optional(profile_named(as));
+      kernel_facts known = facts;
+      if (!as.empty()) known.as = profile_named(as);
+      if (!exp.empty()) known.exp = exponential_named(exp);
       result.outcome = with_file(path, [&](const safetensors::file& file) {
         dump d = read_dump(file, given);
         if (on_device) d.judged = run_on_device(d);
@@ -265,7 +300,8 @@ struct verify_command : dump_options {
                                   index_t total) {
           line.show(before + std::string(what), done, total);
         };
-        const verify_settings how{chosen, limit, {threads, progress}};
+        const verify_settings how{
+            known, limit, bitlike, {threads, progress}, strict};
         estimate(line, d, [&](const dump& first) { verify(first, how); });
         verification v = verify(d, how);
         v.file = path, v.notes = std::move(d.notes);
@@ -295,6 +331,17 @@ struct verify_command : dump_options {
     }
   }
 
+  /// The failing tensor with the largest ratio; nothing where none fails.
+  void draw(const verification& v) const {
+    const verdict* worst = nullptr;
+    for (const verdict& t : v.tensors) {
+      if (!t.fails()) continue;
+      if (!worst || t.errors.ratio > worst->errors.ratio) worst = &t;
+    }
+    if (!worst) return;
+    write_output(picture, heat_map(worst->map, worst->name));
+  }
+
   static void print(const std::vector<judged_file>& all) {
     if (all.size() > 1) {
       write_summary(std::cout, all, wants_colour());
@@ -308,8 +355,10 @@ struct verify_command : dump_options {
     for (const judged_file& f : all) {
       if (!f.outcome) {
         code = unusable;
-      } else if (!f.outcome->pass()) {
+      } else if (f.outcome->result() == outcome::fail) {
         return failed;
+      } else if (!f.outcome->pass() && code == passed) {
+        code = not_judged;
       }
     }
     return code;

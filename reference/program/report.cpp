@@ -101,11 +101,16 @@ std::string reason(const verdict& v, const tolerance& limit) {
     case fault::zeros:
       return "all zeros, which the exact result is not";
     case fault::rms:
-      return "RMS error " + ratio_text(c.ratio) + " times the replay's, " +
+      return "RMS error " + ratio_text(c.ratio) + " units, " +
              ratio_text(limit.rms) + " allowed";
     case fault::largest:
       return "largest error " + ratio_text(c.max_ratio) +
-             " times the replay's, " + ratio_text(limit.largest) + " allowed";
+             " times the largest of sound ways, " + ratio_text(limit.largest) +
+             " allowed";
+    case fault::undetermined:
+      return "sound ways err by " + ratio_text(c.unit_rel_rms) +
+             " of the exact RMS, this tensor by " + ratio_text(c.rel_rms) +
+             ": no digit to judge";
   }
   return "";
 }
@@ -118,9 +123,8 @@ bool errs_like_tf32(const verification& v) {
     return (c.fault == fault::rms || c.fault == fault::largest) &&
            c.rel_rms >= 0x1p-15 && c.rel_rms <= 0x1p-7;
   };
-  return std::all_of(v.tensors.begin(), v.tensors.end(), [&](const verdict& t) {
-    return t.errors.pass() || like(t);
-  });
+  return std::all_of(v.tensors.begin(), v.tensors.end(),
+                     [&](const verdict& t) { return !t.fails() || like(t); });
 }
 
 std::string shortened(std::string s, std::size_t width) {
@@ -133,12 +137,33 @@ std::string file_name(const std::string& path) {
   return st::printable(std::filesystem::path(path).filename().string());
 }
 
-std::string replay_text(const verification& v) {
-  std::string s(name(v.as));
-  if (v.as == profile::tensor_core) {
-    s += " with operands in " + std::string(st::dtype_name(v.dtype));
+/// "pass", "FAIL" or "not judged".
+std::string verdict_text(const verdict& t) {
+  return t.fails() ? "FAIL" : t.pass() ? "pass" : "not judged";
+}
+
+/// Why a tensor does not pass, the distance from the replay included.
+std::string reason(const verdict& t, const verification& v) {
+  if (!t.errors.pass()) return reason(t, v.limit);
+  if (!t.too_far) return "";
+  return ratio_text(t.errors.replay_distance) +
+         " replay errors from the replay, " + ratio_text(*v.bitlike) +
+         " allowed";
+}
+
+/// `parts` joined to lines of at most 78 columns, indented.
+std::string joined_lines(const std::vector<std::string>& parts,
+                         const std::string& indent) {
+  std::string all, line;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const std::string part = parts[i] + (i + 1 < parts.size() ? ";" : "");
+    if (!line.empty() && indent.size() + line.size() + part.size() > 76) {
+      all += indent + line + '\n';
+      line.clear();
+    }
+    line += (line.empty() ? "" : " ") + part;
   }
-  return s;
+  return all + indent + line + '\n';
 }
 
 }  // namespace
@@ -156,24 +181,26 @@ void write_table(std::ostream& out, const verification& v, bool colour) {
   if (v.packed) out << ", " << n.N << " packed sequences";
   out << ", scale " << formatted("%.6g", v.scale);
   if (v.read == readout::before) out << ", read-out before the update";
-  out << "\n  exact: double-double; replay: " << replay_text(v) << '\n';
+  out << "\n  exact: double-double; unit: the largest error of " << v.ways
+      << " sound ways\n  profile " << name(v.as) << ", which grants\n"
+      << joined_lines(v.freedoms, "    ") << "  nearest: " << v.nearest << '\n';
   for (const std::string& note : v.notes) {
     out << "  note: " << wrapped(note, 80, 8) << '\n';
   }
   out << '\n';
 
   text_table errors({0, 7});
-  errors.add({"", "RMS", "replay's", "", "", "largest", "", ""});
-  errors.add({"tensor", "error", "error", "ratio", "dist", "error", "ratio",
+  errors.add({"", "RMS", "", "", "", "largest", "", ""});
+  errors.add({"tensor", "error", "unit", "ratio", "dist", "error", "ratio",
               "verdict"});
   text_table worst({0, 1, 4});
   worst.add({"tensor", "worst at", "actual", "exact", "not finite"});
   for (const verdict& t : v.tensors) {
     const comparison& c = t.errors;
-    errors.add({t.name, scientific(c.rel_rms), scientific(c.replay_rel_rms),
+    errors.add({t.name, scientific(c.rel_rms), scientific(c.unit_rel_rms),
                 ratio_text(c.ratio), ratio_text(c.replay_distance),
                 scientific(c.max_abs), ratio_text(c.max_ratio),
-                c.pass() ? "pass" : "FAIL"});
+                verdict_text(t)});
     worst.add({t.name, text(position_of(t.shape, c.worst)),
                formatted("%.5e", t.actual_value),
                formatted("%.5e", t.reference_value), nonfinite_text(t)});
@@ -187,9 +214,15 @@ void write_table(std::ostream& out, const verification& v, bool colour) {
   worst.write(out);
   out << '\n';
   for (const verdict& t : v.tensors) {
-    if (t.errors.pass()) continue;
-    out << red << "FAIL" << plain << "  " << t.name << ": "
-        << reason(t, v.limit) << '\n';
+    if (t.pass()) continue;
+    out << (t.fails() ? red : "") << verdict_text(t) << (t.fails() ? plain : "")
+        << "  " << t.name << ": " << reason(t, v) << '\n';
+    if (!t.where.empty()) out << "      " << t.where << '\n';
+  }
+  for (const verdict& t : v.tensors) {
+    if (!t.fp32_ratio || *t.fp32_ratio <= v.limit.rms) continue;
+    out << "note  " << t.name << ": as that of an fp32 kernel it would fail by "
+        << ratio_text(*t.fp32_ratio) << '\n';
   }
   if (v.pass()) {
     out << green << "pass" << plain << "  "
@@ -197,10 +230,18 @@ void write_table(std::ostream& out, const verification& v, bool colour) {
                 ? "the tensor is"
                 : text("all ", v.tensors.size(), " tensors are"))
         << " within " << formatted("%g", v.limit.rms) << " (RMS) and "
-        << formatted("%g", v.limit.largest) << " (largest) replay errors\n";
-  } else if (v.as == profile::fp32 && errs_like_tf32(v)) {
+        << formatted("%g", v.limit.largest) << " (largest) units\n";
+  } else if (v.as == profile::fp32 && v.result() == outcome::fail &&
+             errs_like_tf32(v)) {
     out << "\nReplayed in fp32; a kernel that multiplies in TF32 is judged "
            "with --profile tf32.\n";
+  }
+  for (const std::string& s : v.inputs.suspicious) {
+    out << "\ncheck the inputs: " << s << '\n';
+  }
+  if (!v.inputs.untested.empty()) {
+    out << "\nnot tested by these inputs\n"
+        << joined_lines(v.inputs.untested, "  ");
   }
 }
 
@@ -211,7 +252,7 @@ void write_summary(std::ostream& out, const std::vector<judged_file>& all,
   const std::string plain = colour ? "\033[0m" : "";
   text_table table({0, 1, 2});
   table.add({"dump", "family", "worst", "ratio", "largest", "verdict"});
-  std::size_t passes = 0, fails = 0;
+  std::size_t passes = 0, fails = 0, open = 0;
   for (const judged_file& f : all) {
     const std::string file = shortened(file_name(f.path), 36);
     if (!f.outcome) {
@@ -222,16 +263,21 @@ void write_summary(std::ostream& out, const std::vector<judged_file>& all,
     // A ratio that is no number is worse than any.
     const auto badness = [](const verdict& t) {
       const double ratio = t.errors.ratio;
-      return std::pair(!t.errors.pass(),
+      return std::pair(t.fails()  ? 2
+                       : t.pass() ? 0
+                                  : 1,
                        std::isfinite(ratio) ? ratio : HUGE_VAL);
     };
     const verdict& worst = *std::max_element(
         v.tensors.begin(), v.tensors.end(),
         [&](auto& x, auto& y) { return badness(x) < badness(y); });
-    ++(v.pass() ? passes : fails);
+    const outcome result = v.result();
+    ++(result == outcome::pass   ? passes
+       : result == outcome::fail ? fails
+                                 : open);
     table.add({file, std::string(info(v.of).name), worst.name,
                ratio_text(worst.errors.ratio),
-               ratio_text(worst.errors.max_ratio), v.pass() ? "pass" : "FAIL"});
+               ratio_text(worst.errors.max_ratio), verdict_text(worst)});
   }
   table.write(out, [&](std::size_t, const std::string& cell) {
     if (cell == "pass") return green + cell + plain;
@@ -246,14 +292,16 @@ void write_summary(std::ostream& out, const std::vector<judged_file>& all,
       continue;
     }
     for (const verdict& t : f.outcome->tensors) {
-      if (t.errors.pass()) continue;
-      out << red << "FAIL" << plain << "  " << file_name(f.path) << ": "
-          << t.name << ": " << reason(t, f.outcome->limit) << '\n';
+      if (t.pass()) continue;
+      out << (t.fails() ? red : "") << verdict_text(t)
+          << (t.fails() ? plain : "") << "  " << file_name(f.path) << ": "
+          << t.name << ": " << reason(t, *f.outcome) << '\n';
     }
   }
   if (passes < all.size()) out << '\n';
   out << all.size() << " dumps: " << passes << " pass, " << fails << " fail, "
-      << all.size() - passes - fails << " unusable\n";
+      << (open > 0 ? text(open, " not judged, ") : "")
+      << all.size() - passes - fails - open << " unusable\n";
 }
 
 namespace {
@@ -270,10 +318,19 @@ json report_of(const verification& v) {
   const auto number = [](double x) {
     return std::isfinite(x) ? json(x) : json(nullptr);
   };
-  json all{{"verdict", v.pass() ? "pass" : "fail"},
+  const outcome result = v.result();
+  json all{{"verdict", result == outcome::pass   ? "pass"
+                       : result == outcome::fail ? "fail"
+                                                 : "not judged"},
            {"file", st::printable(v.file)},
            {"family", info(v.of).name},
            {"profile", name(v.as)},
+           {"freedoms", v.freedoms},
+           {"ways", v.ways},
+           {"replay", v.replay},
+           {"nearest", v.nearest},
+           {"untested", v.inputs.untested},
+           {"suspicious", v.inputs.suspicious},
            {"threshold", v.limit.rms},
            {"max_threshold", v.limit.largest},
            {"reference",
@@ -287,7 +344,7 @@ json report_of(const verification& v) {
              {"dtype", st::dtype_name(t.dtype)},
              {"shape", t.shape},
              {"rel_rms", number(c.rel_rms)},
-             {"replay_rel_rms", number(c.replay_rel_rms)},
+             {"unit_rel_rms", number(c.unit_rel_rms)},
              {"ratio", number(c.ratio)},
              {"replay_distance", number(c.replay_distance)},
              {"max_abs", number(c.max_abs)},
@@ -297,11 +354,18 @@ json report_of(const verification& v) {
              {"actual_value", number(t.actual_value)},
              {"nonfinite", c.actual.nonfinite},
              {"first_nonfinite", nullptr},
-             {"pass", c.pass()}};
+             {"nearest", t.nearest},
+             {"nearest_distance", number(t.nearest_distance)},
+             {"verdict", t.fails()  ? "fail"
+                         : t.pass() ? "pass"
+                                    : "not judged"},
+             {"pass", t.pass()}};
+    if (!t.where.empty()) row["where"] = t.where;
+    if (t.fp32_ratio) row["fp32_ratio"] = number(*t.fp32_ratio);
     if (c.actual.nonfinite > 0) {
       row["first_nonfinite"] = position_of(t.shape, c.actual.first_nonfinite);
     }
-    if (!c.pass()) row["reason"] = reason(t, v.limit);
+    if (!t.pass()) row["reason"] = reason(t, v);
     all["tensors"].push_back(std::move(row));
   }
   return all;
@@ -352,17 +416,21 @@ void write_suite(std::ostream& out, const judged_file& f) {
   const verification& v = *f.outcome;
   const auto failures =
       std::count_if(v.tensors.begin(), v.tensors.end(),
-                    [](const verdict& t) { return !t.errors.pass(); });
+                    [](const verdict& t) { return t.fails(); });
+  const auto skipped =
+      std::count_if(v.tensors.begin(), v.tensors.end(),
+                    [](const verdict& t) { return !t.fails() && !t.pass(); });
   out << "  <testsuite name=" << suite << " tests=\"" << v.tensors.size()
-      << "\" failures=\"" << failures << "\" errors=\"0\" skipped=\"0\">\n";
+      << "\" failures=\"" << failures << "\" errors=\"0\" skipped=\"" << skipped
+      << "\">\n";
   for (const verdict& t : v.tensors) {
     out << "    <testcase classname=" << suite << " name=" << quoted(t.name);
-    if (t.errors.pass()) {
+    if (t.pass()) {
       out << "/>\n";
       continue;
     }
-    out << ">\n      <failure message=" << quoted(reason(t, v.limit))
-        << "/>\n    </testcase>\n";
+    out << ">\n      <" << (t.fails() ? "failure" : "skipped")
+        << " message=" << quoted(reason(t, v)) << "/>\n    </testcase>\n";
   }
   out << "  </testsuite>\n";
 }
@@ -378,8 +446,14 @@ void write_json(std::ostream& out, const std::vector<judged_file>& all) {
   std::string verdict = "pass";
   for (const judged_file& f : all) {
     files.push_back(report_of(f));
-    if (f.outcome && !f.outcome->pass()) verdict = "fail";
-    if (!f.outcome && verdict == "pass") verdict = "unusable";
+    if (verdict == "fail") continue;
+    if (!f.outcome) {
+      verdict = "unusable";
+    } else if (f.outcome->result() == outcome::fail) {
+      verdict = "fail";
+    } else if (!f.outcome->pass() && verdict == "pass") {
+      verdict = "not judged";
+    }
   }
   out << text_of({{"verdict", verdict}, {"dumps", files}}) << '\n';
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <span>
 #include <utility>
 
@@ -85,39 +86,27 @@ gradient_result<double_double> exact_result(const dump& d, std::string_view by,
   return r;
 }
 
-profile implied_profile(const dump& d) {
-  const axis erase = info(d.in.family).erase;
-  if (erase == axis::value || erase == axis::mask) {
-    return profile::ieee_recurrent;
+outcome verification::result() const {
+  const auto any = [this](auto is) {
+    return std::any_of(tensors.begin(), tensors.end(), is);
+  };
+  if (any([](const verdict& v) { return v.fails(); })) return outcome::fail;
+  if (any([](const verdict& v) { return !v.pass(); })) {
+    return outcome::not_judged;
   }
-  return d.dtype == safetensors::dtype::bf16 ||
-                 d.dtype == safetensors::dtype::f16
-             ? profile::tensor_core
-             : profile::fp32;
+  if (strict && !(inputs.untested.empty() && inputs.suspicious.empty())) {
+    return outcome::not_judged;
+  }
+  return outcome::pass;
 }
 
-bool verification::pass() const {
-  return std::all_of(tensors.begin(), tensors.end(),
-                     [](const verdict& v) { return v.errors.pass(); });
-}
-
-expectation expect(const dump& d, std::optional<profile> as,
+expectation expect(const dump& d, const kernel_facts& facts,
                    const run_settings& run) {
   expectation e;
-  e.as = as.value_or(implied_profile(d));
-  const format operand = *safetensors::format_of(d.dtype);
-  if (e.as == profile::tensor_core && operand != format::bf16 &&
-      operand != format::f16) {
-    throw error("profile: tensor-core is for BF16 and F16 operands, q is ",
-                safetensors::dtype_name(d.dtype),
-                "; expected tf32, fp32 or ieee-recurrent");
-  }
-  // The replay comes first: it is the one that may refuse.
-  const auto narrow = [](double x) { return static_cast<float>(x); };
-  e.replayed = replay(convert_problem<float>(d.in, narrow),
-                      convert_outputs<float>(d.cotangents, narrow), e.as,
-                      operand, options(run, "rounding replay"));
+  e.as = facts.as.value_or(implied_profile(d));
+  const std::vector<way> ways = ways_of(d, facts);
   e.exact = exact_result(d, "dd", run);
+  e.sound = run_ensemble(d, ways, e.exact, options(run, "sound ways"));
   return e;
 }
 
@@ -125,16 +114,114 @@ verdict judge(const expectation& e, const judged_tensor& x,
               const tolerance& limit) {
   const format storage = *safetensors::format_of(x.dtype);
   const std::vector<double_double>& exact = result_named(e.exact, x.name).data;
-  std::vector<double> replayed;
-  for (const float z : result_named(e.replayed, x.name).data) {
-    replayed.push_back(round_to(storage, static_cast<double>(z)));
+  const auto unit =
+      std::find_if(e.sound.units.begin(), e.sound.units.end(),
+                   [&x](const tensor_unit& u) { return u.name == x.name; });
+  if (unit == e.sound.units.end()) {
+    throw error(x.name, ": not among the outputs whose unit is known");
   }
-  verdict v{x.name, x.dtype, x.values.shape,
-            compare(exact, x.values.data, replayed, storage, limit)};
+  verdict v;
+  v.name = x.name, v.dtype = x.dtype, v.shape = x.values.shape;
+  v.errors = compare(exact, x.values.data, unit->unit, storage, limit);
+  v.errors.replay_distance = distance_from(
+      stored_as(storage, result_named(e.sound.results[0], x.name).data), exact,
+      x.values.data, storage);
   v.reference_value = static_cast<double>(exact[v.errors.worst]);
   v.actual_value = x.values.data[v.errors.worst];
   return v;
 }
+
+namespace {
+
+/// Finds the plain way that is nearest to each tensor, and to all of them.
+void find_nearest(const dump& d, const expectation& e, verification& v) {
+  std::vector<double> sums(e.sound.ways.size());
+  for (std::size_t t = 0; t < d.judged.size(); ++t) {
+    const judged_tensor& x = d.judged[t];
+    const format storage = *safetensors::format_of(x.dtype);
+    verdict& of = v.tensors[t];
+    const double unit = of.errors.ratio > 0 && std::isfinite(of.errors.ratio)
+                            ? of.errors.actual.rms / of.errors.ratio
+                            : 1;
+    double least = std::numeric_limits<double>::infinity();
+    for (std::size_t i = 0; i < e.sound.ways.size(); ++i) {
+      if (!e.sound.ways[i].plain()) continue;
+      std::vector<double> apart =
+          stored_as(storage, result_named(e.sound.results[i], x.name).data);
+      for (std::size_t j = 0; j < apart.size(); ++j) {
+        apart[j] -= x.values.data[j];
+        if (!std::isfinite(apart[j])) apart[j] = 0;
+      }
+      const double distance = root_mean_square(apart) / unit;
+      sums[i] += std::min(distance, 10.0);
+      if (distance >= least) continue;
+      least = distance;
+      of.nearest = words_of(e.sound.ways[i]);
+      of.nearest_distance = distance;
+    }
+  }
+  std::size_t best = 0;
+  for (std::size_t i = 1; i < sums.size(); ++i) {
+    if (e.sound.ways[i].plain() && sums[i] < sums[best]) best = i;
+  }
+  v.nearest = words_of(e.sound.ways[best]);
+}
+
+/// The narrower reading of outputs in F32 of a kernel with 16-bit inputs.
+void read_as_fp32(const dump& d, const expectation& e,
+                  const verify_settings& how, verification& v) {
+  if (how.facts.as || e.as != profile::tensor_core) return;
+  dump narrow = d;
+  std::erase_if(narrow.judged, [](const judged_tensor& x) {
+    return x.dtype != safetensors::dtype::f32;
+  });
+  if (narrow.judged.empty()) return;
+  kernel_facts facts = how.facts;
+  facts.as = profile::fp32;
+  std::vector<way> ways = ways_of(narrow, facts);
+  std::erase_if(ways, [](const way& w) { return !w.plain(); });
+  expectation as_fp32;
+  as_fp32.exact = e.exact;
+  as_fp32.sound =
+      run_ensemble(narrow, ways, e.exact, options(how.run, "narrower reading"));
+  for (const judged_tensor& x : narrow.judged) {
+    const double ratio = judge(as_fp32, x, how.limit).errors.ratio;
+    for (verdict& t : v.tensors) {
+      if (t.name == x.name) t.fp32_ratio = ratio;
+    }
+  }
+}
+
+}  // namespace
+
+namespace {
+
+/// Says where a failing tensor is wrong.
+void find_where(const expectation& e, const judged_tensor& x, verdict& v) {
+  const std::vector<double_double>& exact = result_named(e.exact, x.name).data;
+  const format storage = *safetensors::format_of(x.dtype);
+  const bool tokens = has_tokens(x.name);
+  v.map = map_errors(x.values.shape, tokens, x.values.data, exact);
+  error_map sound = v.map;
+  std::fill(sound.error.begin(), sound.error.end(), 0.0);
+  for (std::size_t i = 0; i < e.sound.ways.size(); ++i) {
+    if (!e.sound.ways[i].plain()) continue;
+    const error_map m = map_errors(
+        x.values.shape, tokens,
+        stored_as(storage, result_named(e.sound.results[i], x.name).data),
+        exact);
+    for (std::size_t j = 0; j < m.error.size(); ++j) {
+      if (std::isfinite(m.error[j])) {
+        sound.error[j] = std::max(sound.error[j], m.error[j]);
+      }
+    }
+  }
+  v.where =
+      locate(v.map, sound, negligible_error(storage), x.values.data, exact)
+          .text(v.map);
+}
+
+}  // namespace
 
 verification verify(const dump& d, const verify_settings& how) {
   if (d.judged.empty()) {
@@ -142,14 +229,22 @@ verification verify(const dump& d, const verify_settings& how) {
         "no output to judge: expected o, final_state or a gradient beside "
         "the inputs");
   }
-  const expectation e = expect(d, how.as, how.run);
+  const expectation e = expect(d, how.facts, how.run);
   verification v;
   v.of = d.in.family, v.size = d.size, v.read = d.in.read, v.dtype = d.dtype;
   v.scale = d.in.scale.value_or(1 / std::sqrt(static_cast<double>(d.size.K)));
   v.packed = !d.in.cu_seqlens.empty(), v.as = e.as, v.limit = how.limit;
+  v.freedoms = freedoms_of(d, how.facts), v.ways = e.sound.ways.size();
+  v.replay = words_of(e.sound.ways.front()), v.bitlike = how.bitlike;
   for (const judged_tensor& x : d.judged) {
-    v.tensors.push_back(judge(e, x, how.limit));
+    verdict t = judge(e, x, how.limit);
+    t.too_far = how.bitlike && !(t.errors.replay_distance <= *how.bitlike);
+    if (t.fails()) find_where(e, x, t);
+    v.tensors.push_back(std::move(t));
   }
+  v.inputs = study_inputs(d), v.strict = how.strict;
+  find_nearest(d, e, v);
+  read_as_fp32(d, e, how, v);
   return v;
 }
 

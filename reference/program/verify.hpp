@@ -1,6 +1,6 @@
 /// @file
-/// Is a dump right?  Exact results, the rounding replay, and one verdict for
-/// each output that the dump holds.
+/// Is a dump right?  Exact results, the ensemble of sound ways, and one verdict
+/// for each output that the dump holds.
 #pragma once
 
 #include <functional>
@@ -12,6 +12,9 @@
 #include "carve/compare.hpp"
 #include "carve/replay.hpp"
 #include "program/dump.hpp"
+#include "program/ensemble.hpp"
+#include "program/exercise.hpp"
+#include "program/locate.hpp"
 
 namespace carve::program {
 
@@ -43,9 +46,13 @@ gradient_result<double_double> exact_result(const dump& d, std::string_view by,
 
 /// What a run of `verify` is told.
 struct verify_settings {
-  std::optional<profile> as;  ///< absent: what the dtypes imply
+  kernel_facts facts;  ///< what is known of the kernel
   tolerance limit;
+  /// The distance from the replay that is allowed as well, in the replay's
+  /// errors: for a kernel that claims to round where the replay does.
+  std::optional<double> bitlike;
   run_settings run;
+  bool strict = false;  ///< what the inputs do not exercise is not judged
 };
 
 /// One judged output.
@@ -56,7 +63,21 @@ struct verdict {
   comparison errors;
   double reference_value = 0;  ///< where errors.worst is
   double actual_value = 0;
+  bool too_far = false;         ///< beyond verify_settings::bitlike
+  std::string nearest;          ///< the plain way that came nearest, in words
+  double nearest_distance = 0;  ///< from it, in units
+  /// Set where the inputs are BF16 or F16 and this output is F32: the RMS ratio
+  /// by which it would be judged if all arithmetic were in fp32.
+  std::optional<double> fp32_ratio;
+  std::string where;  ///< it is wrong, in words; where it fails
+  error_map map;      ///< of a tensor that fails
+
+  bool pass() const { return errors.pass() && !too_far; }
+  bool fails() const { return errors.fails() || too_far; }
 };
+
+/// What comes of it all.
+enum class outcome { pass, fail, not_judged };
 
 /// All that a run of `verify` found out.
 struct verification {
@@ -67,33 +88,38 @@ struct verification {
   readout read = readout::after;
   bool packed = false;  ///< sequences of different lengths
   profile as = profile::tensor_core;
+  std::string replay;                 ///< the first way, in words
+  std::vector<std::string> freedoms;  ///< granted to the kernel
+  std::size_t ways = 0;               ///< in the ensemble
+  std::string nearest;  ///< the plain way that came nearest over all tensors
   safetensors::dtype dtype = safetensors::dtype::f64;
   tolerance limit;
+  std::optional<double> bitlike;
+  input_notes inputs;   ///< what they leave untested
+  bool strict = false;  ///< and that alone is enough for not_judged
   std::vector<verdict> tensors;
   std::vector<std::string> notes;  ///< the dump's
 
-  bool pass() const;
+  /// Fail where a tensor fails; else not judged where one was not, or, when
+  /// strict, where the inputs leave something untested.
+  outcome result() const;
+  bool pass() const { return result() == outcome::pass; }
 };
-
-/// The profile that a dump's dtypes imply: tensor-core for BF16 and F16 with
-/// operands in that format; fp32 for F32 and F64. A family whose erase gate
-/// has no WY form is implied to run token by token: ieee-recurrent.
-profile implied_profile(const dump& d);
 
 /// What a dump's outputs are compared with.
 struct expectation {
   profile as = profile::tensor_core;
   gradient_result<double_double> exact;
-  gradient_result<float> replayed;
+  ensemble sound;  ///< units of the dump's own judged tensors
 };
 
-/// Exact results and the replay's; gradients where the dump has cotangents.
-/// @param[in] as  absent: what the dtypes imply
-/// @throws carve::error  for a profile that does not apply.
-expectation expect(const dump& d, std::optional<profile> as = {},
+/// Exact results and the ensemble's errors; gradients where the dump has
+/// cotangents.
+/// @throws carve::error  for facts that do not apply.
+expectation expect(const dump& d, const kernel_facts& facts = {},
                    const run_settings& run = {});
 
-/// Judges one output.
+/// Judges one output; its name is one of the dump's that `e` was made for.
 verdict judge(const expectation& e, const judged_tensor& x,
               const tolerance& limit = {});
 

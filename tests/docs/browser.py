@@ -89,6 +89,38 @@ SEARCH = """
 """
 
 
+# The page that answers back, driven: its first answer, then each control.
+ANSWERS = """
+(async () => {
+  const wait = ms => new Promise(done => setTimeout(done, ms));
+  const form = document.getElementById('answers-form');
+  for (let i = 0; i < 100 && form && form.hidden; ++i) await wait(50);
+  if (!form || form.hidden) return JSON.stringify({alive: false});
+  const cell = () =>
+      document.querySelectorAll('#answers-numbers td')[1].textContent;
+  const seen = {alive: true, exact: parseFloat(cell()), same: []};
+  const turn = (name, value) => {
+    const e = form.elements[name];
+    if (e.type === 'checkbox') e.checked = value; else e.value = value;
+    e.dispatchEvent(new Event('input', {bubbles: true}));
+    return document.getElementById('answers-drawing').innerHTML;
+  };
+  turn('inverse', '0');
+  seen.sound = document.getElementById('answers-verdict').textContent;
+  for (const [name, value] of [['family', '1'], ['family', '2'],
+      ['family', '0'], ['decay', '1.5'], ['alike', '0.9'], ['erase', '1.5'],
+      ['chunk', '4'], ['chunk', '6'], ['format', '0'], ['inverse', '1'],
+      ['inverse', '2'], ['inverse', '0'], ['cut', true], ['cut', false],
+      ['factored', true]]) {
+    const before = document.getElementById('answers-drawing').innerHTML;
+    if (turn(name, value) === before) seen.same.push(name + ' ' + value);
+  }
+  seen.spoilt = document.getElementById('answers-verdict').textContent;
+  return JSON.stringify(seen);
+})()
+"""
+
+
 class Browser:
     """A Chromium driven over the two pipes of --remote-debugging-pipe."""
 
@@ -253,6 +285,30 @@ def expected(site, name):
     return text.count(r"\(") + text.count(r"\["), text.count("carve-figure' role")
 
 
+def drive_answers(browser, site):
+    """The page's first number against the native program's, its controls."""
+    browser.open(f"file://{site}/answers.html", 1440, 900, "light")
+    seen = json.loads(browser.evaluate(ANSWERS))
+    module = (site / "answers_module.js").read_text()
+    if not seen["alive"]:
+        if len(module) < 100:
+            print("answers.html: built without a module, its drawing is fixed")
+            return
+        yield "answers.html: does not come alive"
+        return
+    native = float((site.parent / "made/answers.exact.txt").read_text())
+    if abs(seen["exact"] - native) > 1e-13 * abs(native):
+        yield f"answers.html: {seen['exact']} where the program has {native}"
+    if "is 1.00 times" not in seen["sound"]:
+        yield f"answers.html: nothing spoilt: {seen['sound']}"
+    for name in seen["same"]:
+        yield f"answers.html: {name} changes nothing"
+    if "not finite" not in seen["spoilt"]:
+        yield f"answers.html: factored decay of 1.5, chunk 64: {seen['spoilt']}"
+    for text in browser.complaints():
+        yield f"answers.html: console: {text}"
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("site", type=pathlib.Path)
@@ -301,6 +357,8 @@ def main():
                             options.pictures / f"{stem}_{width}_{scheme}.png",
                             width,
                         )
+        if "answers.html" in names:
+            failures.extend(drive_answers(browser, site))
         for word in ("decay", "inverse_by_blocks"):
             browser.open(f"file://{site}/index.html", 1440, 900, "light")
             found = browser.evaluate(SEARCH % word)

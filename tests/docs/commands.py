@@ -13,11 +13,12 @@ import sys
 
 # Whole builds and runs of this very suite, and what needs other hardware.
 NOT_HERE = {
-    r"\./x (test|docs|bench|build|lint|prove)$": "runs for minutes",
+    r"\./x (test|docs|bench|build|lint|prove|wheel)$": "runs for minutes",
     r"\./x lint\b": "needs two tools of version 14",
     r"carve-cuda-bench": "needs a GPU",
     r"^cmake --preset": "configures another build",
     r"^pip install": "installs",
+    r"^pytest ": "needs the Python package",
     r"--cuda\b": "needs a GPU",
     r"^(ctest|cmake) ": "runs this suite",
     r"pytorch_loop": "needs PyTorch",

@@ -501,6 +501,44 @@ class file_size_limit {
   rlimit old_ = {};
 };
 
+TEST_CASE("tensors in memory read like those of a file") {
+  // [2,3] column by column, and the same backwards along its second axis.
+  const std::vector<std::uint16_t> bits{0x3f80, 0x4080, 0x4000,
+                                        0x40a0, 0x4040, 0x40c0};
+  const auto* const data = reinterpret_cast<const std::byte*>(bits.data());
+  const std::vector<std::int64_t> offsets{0, 2};
+  const auto f =
+      st::file::of({{"x", st::dtype::bf16, {2, 3}, {1, 2}, data},
+                    {"y", st::dtype::bf16, {2, 3}, {1, -2}, data + 8},
+                    {"z", st::dtype::bf16, {2, 3}, {}, data},
+                    {"n",
+                     st::dtype::i64,
+                     {2},
+                     {1},
+                     reinterpret_cast<const std::byte*>(offsets.data())}},
+                   {{"family", "gdn"}});
+  CHECK(f.names() == std::vector<std::string>{"n", "x", "y", "z"});
+  CHECK(f.metadata().at("family") == "gdn");
+  CHECK(f.as_double("x") == std::vector<double>{1, 2, 3, 4, 5, 6});
+  CHECK(f.as_double("y") == std::vector<double>{3, 2, 1, 6, 5, 4});
+  CHECK(f.as_float("z") == std::vector<float>{1, 4, 2, 5, 3, 6});
+  CHECK(f.as_int64("n") == offsets);
+  CHECK(f.bytes("x").size() == 12);
+
+  const auto of = [](std::vector<st::memory_tensor> all) {
+    return message([&] { st::file::of(all, {}); });
+  };
+  CHECK(of({{"x", st::dtype::f64, {2}, {1, 1}, data}}) ==
+        "x: expected 1 strides, got 2");
+  CHECK(of({{"x", st::dtype::f64, {2}, {}, nullptr}}) ==
+        "x: expected data, got a null pointer");
+  CHECK(of({{"x", st::dtype::f64, {-2}, {}, data}}) ==
+        "x: shape [-2] has a negative axis");
+  CHECK(of({{"x", st::dtype::bf16, {2}, {}, data},
+            {"x", st::dtype::bf16, {2}, {}, data}}) ==
+        "x: is already among the tensors");
+}
+
 }  // namespace
 
 TEST_CASE("a failed save leaves the old file and nothing beside it") {

@@ -70,7 +70,7 @@ TEST_CASE("ratios are errors in units of the replay's") {
   REQUIRE(c.ratio == Approx(2));
   REQUIRE(c.max_ratio == Approx(2));
   REQUIRE(c.rel_rms == Approx(0.25 / std::sqrt(21)));
-  REQUIRE(c.replay_rel_rms == Approx(0.125 / std::sqrt(21)));
+  REQUIRE(c.unit_rel_rms == Approx(0.125 / std::sqrt(21)));
   REQUIRE(c.replay_distance == Approx(std::sqrt(5)));
   REQUIRE(c.worst == 0);
   REQUIRE(c.fault == fault::rms);
@@ -145,6 +145,9 @@ TEST_CASE("zeros never pass for something else") {
   const comparison c = compare(y, zeros, replay, format::f32);
   REQUIRE(c.ratio <= 0.01);
   REQUIRE(c.fault == fault::zeros);
+  // Nor where the unit leaves no digit.
+  REQUIRE(compare(y, zeros, carve::error_unit{1, 1}, format::f32).fault ==
+          fault::zeros);
   // Where the format has nothing nearer, zeros are right.
   REQUIRE(compare(exact_values(4, 1e-9), zeros, zeros, format::f16).pass());
 }
@@ -161,6 +164,65 @@ TEST_CASE("what should be zeros must be, or err by no more than the replay") {
   REQUIRE(compare(y, noise, noise, format::f32).pass());
   REQUIRE(compare(y, values{0, 0, 0, 1e-8}, noise, format::f32).fault ==
           fault::rms);
+}
+
+TEST_CASE("an error at the limit itself is within it") {
+  // Errors of powers of two: the ratios are exactly 2 and 4.
+  const carve::error_unit unit{0x1p-10, 0x1p-9};
+  const comparison c = compare(exact_values(4, 1.0), values(4, 1 + 0x1p-9),
+                               unit, format::f32, {2, 1});
+  REQUIRE(c.ratio == 2);
+  REQUIRE(c.max_ratio == 1);
+  REQUIRE(c.pass());
+  REQUIRE(compare(exact_values(4, 1.0), values(4, 1 + 0x1p-9), unit,
+                  format::f32, {1.999, 1})
+              .fault == fault::rms);
+  REQUIRE(compare(exact_values(4, 1.0), values(4, 1 + 0x1p-9), unit,
+                  format::f32, {2, 0.999})
+              .fault == fault::largest);
+}
+
+TEST_CASE("where sound ways have no digit, nothing is said") {
+  const exact_values y(100, 1.0);
+  const carve::error_unit noise{0.2, 0.5}, just_enough{0.1, 0.5};
+  const auto off = [&](double by, const carve::error_unit& unit) {
+    return compare(y, values(100, 1 + by), unit, format::f32);
+  };
+  REQUIRE(off(0.15, noise).fault == fault::undetermined);
+  REQUIRE_FALSE(off(0.15, noise).pass());
+  REQUIRE_FALSE(off(0.15, noise).fails());
+  REQUIRE_FALSE(off(0.15, noise).judged());
+  // Far better than noise: right.
+  REQUIRE(off(0.0099, noise).pass());
+  REQUIRE(off(0.0101, noise).fault == fault::undetermined);
+  // Far worse: wrong. Ten times the tolerance of 1.5 is 15 units.
+  REQUIRE(off(2.99, noise).fault == fault::undetermined);
+  REQUIRE(off(3.01, noise).fault == fault::rms);
+  REQUIRE(off(not_a_number, noise).fault == fault::nonfinite);
+  // A tenth of the RMS is a digit.
+  REQUIRE(off(0.149, just_enough).pass());
+  REQUIRE(off(0.151, just_enough).fault == fault::rms);
+}
+
+TEST_CASE("what underflows may be flushed to zero") {
+  const values zeros(4, 0.0);
+  REQUIRE(
+      compare(exact_values(4, 1e-40), zeros, carve::error_unit{}, format::f32)
+          .pass());
+  REQUIRE(
+      compare(exact_values(4, 1e-40), zeros, carve::error_unit{}, format::bf16)
+          .pass());
+  REQUIRE(
+      compare(exact_values(4, 1.2e-38), zeros, carve::error_unit{}, format::f32)
+          .fault == fault::zeros);
+  // One that underflows beside one that does not.
+  REQUIRE(compare(exact_values{1e-40, 1}, values{0, 1}, carve::error_unit{},
+                  format::f32)
+              .pass());
+  // Every machine keeps the subnormals of fp16.
+  REQUIRE(
+      compare(exact_values(4, 1e-6), zeros, carve::error_unit{}, format::f16)
+          .fault == fault::zeros);
 }
 
 TEST_CASE("tensors of different length are refused") {

@@ -59,13 +59,24 @@ TEST_CASE("every bundled dump passes, forward and backward") {
     REQUIRE(v.tensors.size() >= 7);
     for (const verdict& t : v.tensors) {
       CAPTURE(name, t.name, t.errors.ratio, t.errors.max_ratio);
-      REQUIRE(t.errors.pass());
-      if (t.name == "o" || t.name == "final_state") {
-        REQUIRE(t.errors.ratio >= 0.9);
-        REQUIRE(t.errors.ratio <= 1.1);
-      }
+      REQUIRE(t.pass());
     }
     REQUIRE(v.pass());
+  }
+}
+
+TEST_CASE("a kernel known in all but its luck has ratios of about one") {
+  const carve::program::kernel_facts facts{carve::profile::tensor_core, 64, {}};
+  for (const std::string& name : fixtures::bundled) {
+    const verification v =
+        carve::program::verify(fixtures::read(name), {facts, {}, {}, {}});
+    for (const verdict& t : v.tensors) {
+      CAPTURE(name, t.name, t.errors.ratio, t.errors.max_ratio);
+      REQUIRE(t.pass());
+      if (t.name != "o" && t.name != "final_state") continue;
+      REQUIRE(t.errors.ratio >= 0.9);
+      REQUIRE(t.errors.ratio <= 1.1);
+    }
   }
 }
 

@@ -1,0 +1,29 @@
+from typing import Any
+
+__version__: str
+tables: str
+
+def result_shape(
+    tensors: list[tuple[str, Any, str | None]],
+    settings: list[tuple[str, str]],
+    name: str,
+    /,
+) -> list[int]: ...
+def solve(
+    tensors: list[tuple[str, Any, str | None]],
+    settings: list[tuple[str, str]],
+    results: list[tuple[str, Any, str | None]],
+    backward: bool,
+    /,
+) -> None: ...
+def verify(
+    tensors: list[tuple[str, Any, str | None]],
+    settings: list[tuple[str, str]],
+    /,
+) -> tuple[bool, str, str]: ...
+def save(
+    tensors: list[tuple[str, Any, str | None]],
+    settings: list[tuple[str, str]],
+    path: str,
+    /,
+) -> None: ...

@@ -1,0 +1,99 @@
+"""What was found out of a kernel's outputs, for people and for programs."""
+
+from __future__ import annotations
+
+import html
+import json as _json
+
+#: Called with every report that is made.
+listeners: list = []
+
+_COLUMNS = (
+    ("tensor", "name"),
+    ("dtype", "dtype"),
+    ("shape", "shape"),
+    ("RMS error", "rel_rms"),
+    ("ratio", "ratio"),
+    ("largest error", "max_abs"),
+    ("ratio", "max_ratio"),
+)
+
+
+def _cell(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if value is None:
+        return "not finite"
+    return str(value)
+
+
+class Report:
+    """A verdict for each output of a kernel.
+
+    `str` is the table of the program `carve verify`; true where all pass.
+    """
+
+    def __init__(self, passed: bool, table: str, json: str):
+        self.passed: bool = passed
+        self._table = table
+        self._json = json
+        self._data = _json.loads(json)
+        for listener in listeners:
+            listener(self)
+
+    @property
+    def verdict(self) -> str:
+        """"pass", "fail" or, where nothing can be said, what the table says."""
+        return self._data["verdict"]
+
+    @property
+    def family(self) -> str:
+        return self._data["family"]
+
+    @property
+    def tensors(self) -> dict[str, dict]:
+        """By name, what the program's JSON report says of each tensor."""
+        return {t["name"]: t for t in self._data["tensors"]}
+
+    def json(self) -> str:
+        """The text that `carve verify --json` writes."""
+        return self._json
+
+    def check(self) -> "Report":
+        """Itself where all pass.
+
+        Raises AssertionError with the table where not.
+        """
+        __tracebackhide__ = True
+        if not self.passed:
+            raise AssertionError("\n" + self._table)
+        return self
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __str__(self) -> str:
+        return self._table
+
+    def __repr__(self) -> str:
+        return f"<carve.Report {self.family}: {self.verdict}>"
+
+    def _repr_html_(self) -> str:
+        def row(tag, cells):
+            return "<tr>" + "".join(f"<{tag}>{c}</{tag}>" for c in cells) + "</tr>"
+
+        rows = [row("th", [title for title, _ in _COLUMNS] + ["verdict", ""])]
+        for t in self._data["tensors"]:
+            colour = "#1a7f37" if t["pass"] else "#cf222e"
+            verdict = t.get("verdict") or ("pass" if t["pass"] else "FAIL")
+            cells = [html.escape(_cell(t.get(key))) for _, key in _COLUMNS]
+            cells.append(f'<b style="color:{colour}">{html.escape(verdict)}</b>')
+            cells.append(html.escape(t.get("reason", "")))
+            rows.append(row("td", cells))
+        title = html.escape(f"{self.family}: {self.verdict}")
+        profile = html.escape(self._data["profile"])
+        return (
+            f"<table><caption>{title} (profile {profile})</caption>"
+            + "".join(rows)
+            + "</table>"
+        )

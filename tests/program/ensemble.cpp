@@ -1,0 +1,342 @@
+/// @file
+/// Is a sound kernel let through, whatever it is free to do, and a wrong one
+/// not?  On inputs of every regime, made here, with draws and chunk lengths
+/// that the ensemble does not use.
+#include "program/ensemble.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+#include <string>
+
+#include "catch.hpp"
+#include "program/fixtures.hpp"
+#include "program/verify.hpp"
+
+using namespace carve;
+using namespace carve::program;
+
+namespace {
+
+struct regime {
+  std::string name;
+  index_t T = 100, H = 2, HV = 2;
+  double correlation = 0;       // of a key with the first one
+  double decay_from, decay_to;  // of g, uniform
+  double gate_from, gate_to;    // of beta, uniform
+  bool corners = false;         // beta and g at their ends
+};
+
+const std::vector<regime> regimes{
+    {"natural", 100, 2, 2, 0, -0.1, 0, 0.1, 0.9},
+    {"hard", 100, 2, 2, 0.95, -1e-3, 0, 0.8, 1},
+    {"samekey", 100, 2, 2, 1, -0.1, 0, 0.1, 0.9},
+    {"mid", 100, 2, 2, 0, -3, -0.5, 0.1, 0.9},
+    {"strong", 100, 2, 2, 0, -80, 0, 0.1, 0.9},
+    {"strongall", 100, 2, 2, 0, -200, -100, 0.1, 0.9},
+    {"gates01", 100, 2, 2, 0, -1, 0, 0, 1, true},
+    {"T1", 1, 2, 2, 0, -0.1, 0, 0.1, 0.9},
+    {"grouped", 100, 1, 3, 0, -0.1, 0, 0.1, 0.9},
+    {"neg", 100, 2, 2, 0, -0.1, 0, 1, 2},
+    {"hardneg", 100, 2, 2, 0.9, -1e-3, 0, 1, 2},
+};
+
+tensor<double> random_tensor(tensor_shape shape, double from, double to,
+                             std::mt19937_64& random) {
+  tensor<double> x(std::move(shape));
+  std::uniform_real_distribution<double> u(from, to);
+  for (double& e : x.data) e = static_cast<float>(u(random));
+  return x;
+}
+
+/// A dump of the family gdn, in F32, without outputs yet.
+dump inputs_of(const regime& r, std::uint64_t seed) {
+  constexpr index_t K = 16, V = 16;
+  std::mt19937_64 random(seed);
+  dump d;
+  problem<double>& p = d.in;
+  p.family = family::gdn;
+  p.in.q = random_tensor({1, r.T, r.H, K}, -0.5, 0.5, random);
+  p.in.v = random_tensor({1, r.T, r.HV, V}, -1, 1, random);
+  p.in.k = random_tensor({1, r.T, r.H, K}, -1, 1, random);
+  p.in.g = random_tensor({1, r.T, r.HV}, r.decay_from, r.decay_to, random);
+  p.in.beta = random_tensor({1, r.T, r.HV}, r.gate_from, r.gate_to, random);
+  p.in.initial_state = random_tensor({1, r.HV, K, V}, -1, 1, random);
+  if (r.corners) {
+    for (double& e : p.in.beta.data) e = std::round(e);
+    for (double& e : p.in.g.data) e = e > -0.5 ? 0 : e;
+  }
+  for (index_t row = 0; row < r.T * r.H; ++row) {
+    double* const k = &p.in.k.data[static_cast<std::size_t>(row * K)];
+    const double* const first =
+        &p.in.k.data[static_cast<std::size_t>(row % r.H * K)];
+    double square = 0;
+    for (index_t i = 0; i < K && row >= r.H; ++i) {
+      k[i] = r.correlation * first[i] * 2 + (1 - r.correlation) * k[i];
+    }
+    for (index_t i = 0; i < K; ++i) square += k[i] * k[i];
+    for (index_t i = 0; i < K; ++i) {
+      k[i] = static_cast<float>(k[i] / std::sqrt(square));
+    }
+  }
+  d.cotangents.o = random_tensor({1, r.T, r.HV, V}, -1, 1, random);
+  d.cotangents.final_state = random_tensor({1, r.HV, K, V}, -1, 1, random);
+  d.dtype = safetensors::dtype::f32;
+  d.size = check(p);
+  return d;
+}
+
+/// The dump with these outputs and gradients, rounded to F32.
+template <class T>
+dump with_outputs(dump d, const gradient_result<T>& r) {
+  each_result(r, [&d](const std::string& name, const tensor<T>& x) {
+    if (!x.present()) return;
+    judged_tensor y{name, safetensors::dtype::f32, {}};
+    y.values = convert<double>(x, [](const T& e) {
+      return static_cast<double>(
+          static_cast<float>(scalar_traits<T>::to_double(e)));
+    });
+    d.judged.push_back(std::move(y));
+  });
+  return d;
+}
+
+void require_sound(const std::string& what, const dump& d) {
+  const verification v = verify(d);
+  for (const verdict& t : v.tensors) {
+    INFO(what << ", " << t.name << ": " << t.errors.ratio << ", "
+              << t.errors.max_ratio);
+    CHECK(t.pass());
+  }
+}
+
+gradient_result<double> drawn_result(const dump& d, index_t chunk,
+                                     std::uint32_t seed, exponential how) {
+  way w;
+  w.chunk = chunk, w.draw = seed, w.exp = how;
+  return compute(d, w);
+}
+
+}  // namespace
+
+TEST_CASE("sound ways that the ensemble does not hold pass in every regime") {
+  std::uint64_t seed = 20261128;
+  for (const regime& r : regimes) {
+    const dump d = inputs_of(r, ++seed);
+    const auto p = convert_problem<float>(
+        d.in, [](double x) { return static_cast<float>(x); });
+    const auto c = convert_outputs<float>(
+        d.cotangents, [](double x) { return static_cast<float>(x); });
+    for (const index_t chunk : {24, 48, 100}) {
+      require_sound(
+          text(r.name, ", chunks of ", chunk),
+          with_outputs(
+              d, backward(p, c, chunked_solver<difference_policy>{chunk, {}})));
+    }
+    require_sound(
+        r.name + ", decays multiplied",
+        with_outputs(d, backward(p, c, chunked_solver<exact_policy>{48, {}})));
+    require_sound(r.name + ", column by column",
+                  with_outputs(d, backward(p, c, columnwise_solver{48})));
+    for (const std::uint32_t draw : {1000001u, 1000002u, 1000003u}) {
+      const auto how = static_cast<exponential>(draw % 3);
+      require_sound(text(r.name, ", token by token, draw ", draw),
+                    with_outputs(d, drawn_result(d, 0, draw, how)));
+      require_sound(text(r.name, ", chunks of 48, draw ", draw),
+                    with_outputs(d, drawn_result(d, 48, draw, how)));
+    }
+  }
+}
+
+TEST_CASE("a state kept in bf16 fails in every regime that keeps one") {
+  std::uint64_t seed = 7;
+  for (const regime& r : regimes) {
+    if (r.T == 1 || r.name == "strongall") continue;
+    dump d = inputs_of(r, ++seed);
+    d.cotangents = {};
+    // One token after the other, the state rounded in between.
+    outputs<double> out{tensor<double>({1, r.T, r.HV, 16}), {}};
+    problem<double> p = d.in;
+    const auto token = [&](const tensor<double>& x, index_t t) {
+      const std::size_t n = x.data.size() / static_cast<std::size_t>(r.T);
+      tensor<double> y;
+      y.shape = x.shape, y.shape[1] = 1;
+      const auto from = x.data.begin() + static_cast<std::ptrdiff_t>(n) * t;
+      y.data.assign(from, from + static_cast<std::ptrdiff_t>(n));
+      return y;
+    };
+    for (index_t t = 0; t < r.T; ++t) {
+      for (const auto& m : tensors<double>::members()) {
+        if (m.name == "initial_state" || !(d.in.in.*m.at).present()) continue;
+        p.in.*m.at = token(d.in.in.*m.at, t);
+      }
+      const outputs<double> step = forward(p);
+      std::copy(step.o.data.begin(), step.o.data.end(),
+                out.o.data.begin() + t * r.HV * 16);
+      p.in.initial_state = step.final_state;
+      round_all(format::bf16, std::span(p.in.initial_state.data));
+    }
+    out.final_state = p.in.initial_state;
+    const verification v =
+        verify(with_outputs(d, gradient_result<double>{out, {}}));
+    INFO(r.name);
+    CHECK(v.result() == outcome::fail);
+  }
+}
+
+TEST_CASE("one gradient that is not a number fails, whatever the unit") {
+  dump d = inputs_of(regimes[0], 3);
+  d = with_outputs(d, exact_result(d, "dd"));
+  REQUIRE(verify(d).pass());
+  for (judged_tensor& x : d.judged) {
+    dump broken = d;
+    for (judged_tensor& y : broken.judged) {
+      if (y.name == x.name) y.values.data.back() = std::nan("");
+    }
+    INFO(x.name);
+    CHECK(verify(broken).result() == outcome::fail);
+  }
+}
+
+TEST_CASE("facts narrow the ways, and contradictions are refused") {
+  const dump d = fixtures::read("gdn_bf16");
+  const auto ways = [&d](const kernel_facts& f) { return ways_of(d, f); };
+  const auto narrow = ways({profile::tensor_core, 32, {}});
+  REQUIRE(narrow.front().chunk == 32);
+  for (const way& w : narrow) {
+    REQUIRE(w.chunk == 32);
+    REQUIRE(w.few_only);
+    REQUIRE_FALSE(w.stored_state);
+  }
+  REQUIRE(ways({}).front().chunk == 64);
+  for (const way& w : ways({profile::fp32, {}, exponential::exp2})) {
+    REQUIRE((w.draw == 0 || w.exp == exponential::exp2));
+  }
+  REQUIRE(fixtures::message([&] {
+            ways({profile::ieee_recurrent, 64, {}});
+          }) == "chunk: profile ieee-recurrent walks token by token");
+  REQUIRE(fixtures::message([&] {
+            ways({profile::tensor_core, {}, exponential::exp2});
+          }).starts_with("exp: its error drowns"));
+}
+
+TEST_CASE("what the dtypes imply") {
+  REQUIRE(implied_profile(fixtures::read("gdn_bf16")) == profile::tensor_core);
+  REQUIRE(implied_profile(fixtures::small().read()) == profile::fp32);
+  dump d = fixtures::small().read();
+  d.in.family = family::full_erase;
+  REQUIRE(implied_profile(d) == profile::ieee_recurrent);
+  d.in.family = family::value_erase;
+  REQUIRE(implied_profile(d) == profile::ieee_recurrent);
+}
+
+TEST_CASE("an exact gradient beyond a double is an error, not infinite") {
+  fixtures::editable e = fixtures::small(fixtures::st::dtype::f64);
+  for (double& x : e.tensors["do"].values) x = 1e308;
+  for (double& x : e.tensors["v"].values) x = 1e10;
+  REQUIRE(fixtures::message([&] {
+            exact_result(e.read(), "dd");
+          }).find("beyond the range of a double") != std::string::npos);
+}
+
+TEST_CASE("the exact result in double is that of doubles") {
+  const dump d = fixtures::read("gdn_bf16");
+  const auto by_double = exact_result(d, "double");
+  const auto by_dd = exact_result(d, "dd");
+  double most = 0;
+  for (std::size_t i = 0; i < by_dd.out.o.data.size(); ++i) {
+    REQUIRE(by_double.out.o.data[i].lo == 0);
+    most = std::max(most, std::fabs(static_cast<double>(
+                              by_double.out.o.data[i] - by_dd.out.o.data[i])));
+  }
+  REQUIRE(most > 0);
+  REQUIRE(most < 1e-12);
+}
+
+TEST_CASE("a drawn float errs as rounding does, and only where it would") {
+  const auto in = [](double x, std::uint32_t seed) {
+    return drawn(x, seed, exponential::rounded);
+  };
+  // Exact: powers of two, zeros, sums that are floats.
+  REQUIRE((in(0.3f, 1) * in(4, 1)).value() == 4.0 * 0.3f);
+  REQUIRE((in(0.3f, 1) + in(0, 1)).value() == 0.3f);
+  REQUIRE((in(1.5, 1) + in(2.25, 1)).value() == 3.75);
+  double sum = 0, square = 0;
+  const int n = 20000;
+  for (int i = 0; i < n; ++i) {
+    const double x = static_cast<float>(1 + i * 0x1p-16), y = 0.7f;
+    const double e = ((in(x, 5) * in(y, 5)).value() - x * y) /
+                     detail::half_spacing(format::f32, x * y);
+    REQUIRE(std::fabs(e) <= 1);
+    sum += e, square += e * e;
+  }
+  // Uniform in [-1,1]: mean 0 +- 0.004, mean square 1/3.
+  REQUIRE(std::fabs(sum / n) < 0.02);
+  REQUIRE(std::fabs(square / n - 1.0 / 3) < 0.02);
+  // The same seed gives the same error, another another.
+  REQUIRE((in(0.3f, 1) * in(0.7f, 1)).value() ==
+          (in(0.3f, 1) * in(0.7f, 1)).value());
+  REQUIRE((in(0.3f, 1) * in(0.7f, 1)).value() !=
+          (in(0.3f, 2) * in(0.7f, 2)).value());
+  REQUIRE((in(1e-30, 1) * in(1e-30, 1)).value() == 0);
+}
+
+TEST_CASE("a GPU's exp has the error that was measured") {
+  double sum = 0, square = 0;
+  int n = 0;
+  for (std::uint32_t seed = 0; seed < 16; ++seed) {
+    for (int i = 1; i <= 2000; ++i, ++n) {
+      const double x = -static_cast<float>(i) * 0x1p-18;
+      const double e =
+          (exp(drawn(x, seed, exponential::approximate)).value() / std::exp(x) -
+           1) *
+          0x1p24;
+      sum += e, square += e * e;
+    }
+  }
+  REQUIRE(std::fabs(sum / n + 0.38) < 0.05);
+  REQUIRE(std::fabs(std::sqrt(square / n) - 0.64) < 0.05);
+}
+
+TEST_CASE("the replay's roundings are those of its table") {
+  matrix<float> m(1, 1);
+  const float x = std::bit_cast<float>(0x3fffffffu);
+  const auto rounded = [&](const operand_rounding& how, rounding_point at,
+                           bool per_channel) {
+    m(0, 0) = x;
+    operand_policy(how).round(at, per_channel, m);
+    return std::bit_cast<std::uint32_t>(m(0, 0));
+  };
+  const operand_rounding bf16{format::bf16, false, 0};
+  // Thirteen bits are cut, not one more and not one less.
+  REQUIRE(rounded(bf16, rounding_point::inverse, true) == 0x3fffe000u);
+  REQUIRE(rounded({format::tf32, true, 0}, rounding_point::T, true) ==
+          0x3fffe000u);
+  REQUIRE(rounded({format::tf32, false, 0}, rounding_point::T, true) ==
+          0x40000000u);
+  REQUIRE(rounded(bf16, rounding_point::T, true) == 0x40000000u);
+  // dscore is an operand with a decay per head alone.
+  REQUIRE(rounded(bf16, rounding_point::dscore, false) == 0x40000000u);
+  REQUIRE(rounded(bf16, rounding_point::dscore, true) == 0x3fffffffu);
+  REQUIRE(rounded({format::f32, false, 0}, rounding_point::T, true) ==
+          0x3fffffffu);
+}
+
+TEST_CASE("a replay has chunks of 64 unless told otherwise") {
+  const dump d = fixtures::read("gdn_bf16");
+  const auto p = convert_problem<float>(
+      d.in, [](double x) { return static_cast<float>(x); });
+  const auto c = convert_outputs<float>(
+      d.cotangents, [](double x) { return static_cast<float>(x); });
+  const auto by = [&](index_t chunk) {
+    return backward(p, c,
+                    chunked_solver<operand_policy>{
+                        chunk, operand_policy(format::bf16)})
+        .out.o.data;
+  };
+  const auto o = replay(p, c, profile::tensor_core, format::bf16).out.o.data;
+  REQUIRE(o == by(64));
+  REQUIRE(o != by(32));
+  REQUIRE(replay(p, c, profile::tensor_core, format::bf16, {}, 32).out.o.data ==
+          by(32));
+}

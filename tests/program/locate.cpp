@@ -1,0 +1,161 @@
+/// @file
+/// Is the place of a fault found, and what the inputs leave untested?
+#include "program/locate.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "catch.hpp"
+#include "program/exercise.hpp"
+#include "program/fixtures.hpp"
+
+using namespace carve;
+using namespace carve::program;
+
+namespace {
+
+/// A tensor [1,T,2,8] of ones with sound errors of 1e-6, and damage.
+struct subject {
+  tensor_shape shape{1, 128, 2, 8};
+  std::vector<double_double> exact;
+  std::vector<double> sound, actual;
+
+  subject() {
+    for (std::size_t i = 0; i < 128 * 16; ++i) {
+      const double y = 1 + std::sin(static_cast<double>(i));
+      exact.push_back(y);
+      sound.push_back(y + 1e-6 * std::cos(3.0 * static_cast<double>(i)));
+      actual.push_back(y + 1e-6 * std::cos(5.0 * static_cast<double>(i)));
+    }
+  }
+  void damage(index_t t, index_t h, double by) {
+    for (std::size_t j = 0; j < 8; ++j) {
+      actual[static_cast<std::size_t>(t * 16 + h * 8) + j] += by;
+    }
+  }
+  location find() const {
+    return locate(map_errors(shape, true, actual, exact),
+                  map_errors(shape, true, sound, exact), 0, actual, exact);
+  }
+  std::string text() const {
+    return find().text(map_errors(shape, true, actual, exact));
+  }
+};
+
+}  // namespace
+
+TEST_CASE("one head and its tokens are named, the rest is clean") {
+  subject s;
+  for (index_t t = 0; t < 64; ++t) s.damage(t, 1, 1e-4);
+  REQUIRE(s.text() == "head 1, tokens 0 to 63; all else clean");
+  REQUIRE_FALSE(s.find().everywhere);
+}
+
+TEST_CASE("a single token is found, and one that is not finite") {
+  subject s;
+  s.damage(77, 0, std::nan(""));
+  REQUIRE(s.text() == "head 0, token 77; all else clean");
+}
+
+TEST_CASE("nothing is outside where errors are those of sound ways") {
+  const subject s;
+  REQUIRE(s.find().outside.empty());
+  REQUIRE_FALSE(s.find().factor);
+  REQUIRE(s.text() == "spread thinly: no token is outside by itself");
+}
+
+TEST_CASE("a period is found, and none where there is none") {
+  subject s;
+  for (index_t t = 15; t < 128; t += 16) s.damage(t, 0, 1e-3);
+  REQUIRE(s.find().period == 16);
+  REQUIRE(s.find().phase == 15);
+  REQUIRE(s.text() ==
+          "every 16 tokens, at 15 modulo 16; head 0, tokens 15 to 127 in part; "
+          "all else clean");
+  s.damage(20, 0, 1e-3);
+  REQUIRE_FALSE(s.find().period);
+}
+
+TEST_CASE("a factor that explains the error is found, and no other") {
+  subject s;
+  for (double& x : s.actual) x *= 5.66;
+  REQUIRE(s.find().factor.has_value());
+  REQUIRE(std::abs(*s.find().factor - 5.66) < 1e-3);
+  REQUIRE(s.text().starts_with("it is 5.66 times the exact result"));
+  subject shifted;
+  for (double& x : shifted.actual) x += 1;
+  REQUIRE_FALSE(shifted.find().factor);
+}
+
+TEST_CASE("growth along the sequence is told") {
+  subject s;
+  for (index_t t = 0; t < 128; ++t) {
+    s.damage(t, 0, 1e-6 * std::exp(0.1 * static_cast<double>(t)));
+  }
+  REQUIRE(s.find().growth.has_value());
+  REQUIRE(*s.find().growth > 1e3);
+}
+
+TEST_CASE("states are located by sequence and head") {
+  const tensor_shape shape{2, 3, 4, 4};
+  std::vector<double_double> exact(96, 1.0);
+  std::vector<double> sound(96, 1 + 1e-7), actual = sound;
+  for (std::size_t i = 64; i < 80; ++i) actual[i] = 2;  // sequence 1, head 1
+  const error_map m = map_errors(shape, false, actual, exact);
+  const location l =
+      locate(m, map_errors(shape, false, sound, exact), 0, actual, exact);
+  REQUIRE(l.outside.size() == 1);
+  REQUIRE(l.text(m) == "entry 1 head 1; all else clean");
+}
+
+TEST_CASE("a heat map has a cell for every token and head") {
+  subject s;
+  s.damage(3, 1, std::nan(""));
+  const std::string svg =
+      heat_map(map_errors(s.shape, true, s.actual, s.exact), "a<b");
+  std::size_t cells = 0;
+  for (std::size_t i = 0; (i = svg.find("<rect", i)) != std::string::npos;
+       ++i) {
+    ++cells;
+  }
+  REQUIRE(cells == 256);
+  REQUIRE(svg.find("a&lt;b") != std::string::npos);
+  REQUIRE(svg.find("fill=\"#000\"") != std::string::npos);
+  REQUIRE(svg.ends_with("</svg>\n"));
+}
+
+namespace {
+
+bool mentions(const std::vector<std::string>& list, const std::string& part) {
+  return std::any_of(list.begin(), list.end(), [&](const std::string& s) {
+    return s.find(part) != std::string::npos;
+  });
+}
+
+}  // namespace
+
+TEST_CASE("what the inputs leave untested is listed") {
+  const input_notes plain = study_inputs(fixtures::read("gdn_no_decay_bf16"));
+  REQUIRE(mentions(plain.untested, "no decay at all"));
+  REQUIRE(mentions(plain.untested, "K = V"));
+  REQUIRE(mentions(plain.untested, "multiple of 64"));
+  REQUIRE(plain.suspicious.empty());
+  const input_notes strong =
+      study_inputs(fixtures::read("kda_strong_decay_bf16"));
+  REQUIRE_FALSE(mentions(strong.untested, "decay"));
+  const input_notes small = study_inputs(fixtures::small().read());
+  REQUIRE_FALSE(mentions(small.untested, "K = V"));
+  REQUIRE_FALSE(mentions(small.untested, "multiple of 64"));
+  REQUIRE(mentions(small.untested, "from chunk to chunk"));
+}
+
+TEST_CASE("inputs that look like a mistake are named") {
+  fixtures::editable e = fixtures::small();
+  for (double& x : e.tensors["g"].values) x = 0.9;
+  for (double& x : e.tensors["b"].values) x = -3;
+  for (double& x : e.tensors["k"].values) x *= 10;
+  const input_notes n = study_inputs(e.read());
+  REQUIRE(mentions(n.suspicious, "decays, not logs? --decay-domain linear"));
+  REQUIRE(mentions(n.suspicious, "--b-activation sigmoid"));
+  REQUIRE(mentions(n.suspicious, "--l2norm true"));
+}
