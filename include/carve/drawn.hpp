@@ -136,6 +136,7 @@ class drawn {
   friend bool operator<(const drawn& x, const drawn& y) {
     return x.value_ < y.value_;
   }
+  friend bool operator>(const drawn& x, const drawn& y) { return y < x; }
   ///@}
 
   /// \f$ e^x \f$ in the way of the draw.
