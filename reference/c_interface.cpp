@@ -7,6 +7,7 @@
 #include <cstring>
 #include <new>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <sstream>
 #include <utility>
 
@@ -15,12 +16,13 @@
 #include "carve/version.hpp"
 #include "output.hpp"
 #include "program/dump.hpp"
+#include "program/locate.hpp"
 #include "program/report.hpp"
 #include "program/verify.hpp"
 
 struct carve_report {
-  bool passed;
-  std::string table, json;
+  carve_verdict verdict;
+  std::string table, json, heat_map;
 };
 
 namespace carve::program {
@@ -42,8 +44,14 @@ constexpr std::array call_table{
     setting{"precision", "P", "of forward and backward: double, dd, 50 or 100"},
     setting{"profile", "P",
             "of verify: tensor-core, tf32, fp32 or ieee-recurrent"},
+    setting{"chunk", "C", "of verify: the kernel's chunk length"},
+    setting{"exp", "E", "of verify: its e^x: rounded, exp2 or approx"},
+    setting{"seed", "N", "of verify: of the draws of errors"},
     setting{"threshold", "R", "of verify: RMS error allowed"},
     setting{"max_threshold", "R", "of verify: largest error allowed"},
+    setting{"bitlike", "D", "of verify: distance from the replay allowed"},
+    setting{"strict", "BOOL",
+            "of verify: not judged where the inputs leave something untested"},
 };
 
 template <class Table>
@@ -159,10 +167,11 @@ class call {
     return found == settings_.end() ? std::string(otherwise) : found->second;
   }
 
+  /// A positive number, where it is given.
   template <class Number>
-  Number number(const std::string& key, Number otherwise, Number most) const {
+  std::optional<Number> find(const std::string& key, Number most) const {
     const auto found = settings_.find(key);
-    if (found == settings_.end()) return otherwise;
+    if (found == settings_.end()) return {};
     const std::string& s = found->second;
     Number x{};
     const auto [rest, failure] =
@@ -173,6 +182,18 @@ class call {
                   st::printable(s), "\"");
     }
     return x;
+  }
+
+  template <class Number>
+  Number number(const std::string& key, Number otherwise, Number most) const {
+    return find(key, most).value_or(otherwise);
+  }
+
+  bool choice(const std::string& key) const {
+    const std::string s = text(key, "false");
+    if (s == "true" || s == "false") return s == "true";
+    throw error(key, ": expected true or false, got \"", st::printable(s),
+                "\"");
   }
 
   run_settings run() const { return {number("threads", 0u, 4096u), {}}; }
@@ -419,11 +440,18 @@ carve_status carve_verify(const carve_tensor* tensors, size_t tensor_count,
     program::given(report, "report") = nullptr;
     const program::call c(tensors, tensor_count, settings, setting_count, true,
                           true);
+    constexpr double most = 1e300;
     program::verify_settings how;
     if (const std::string as = c.text("profile", ""); !as.empty()) {
       how.facts.as = carve::profile_named(as);
     }
-    constexpr double most = 1e300;
+    if (const std::string exp = c.text("exp", ""); !exp.empty()) {
+      how.facts.exp = carve::exponential_named(exp);
+    }
+    how.facts.chunk = c.find("chunk", carve::index_t{65536});
+    how.facts.seed = c.number("seed", how.facts.seed, 1000000u);
+    how.bitlike = c.find("bitlike", most);
+    how.strict = c.choice("strict");
     how.limit.rms = c.number("threshold", how.limit.rms, most);
     how.limit.largest = c.number("max_threshold", how.limit.largest, most);
     how.run = c.run();
@@ -432,12 +460,18 @@ carve_status carve_verify(const carve_tensor* tensors, size_t tensor_count,
     std::ostringstream table, json;
     program::write_table(table, v, false);
     program::write_json(json, {{v.file, v, {}}});
-    *report = new carve_report{v.pass(), table.str(), json.str()};
+    const program::verdict* const worst = v.worst();
+    *report = new carve_report{
+        v.result() == program::outcome::pass   ? CARVE_PASS
+        : v.result() == program::outcome::fail ? CARVE_FAIL
+                                               : CARVE_NOT_JUDGED,
+        table.str(), json.str(),
+        worst ? program::heat_map(worst->map, worst->name) : ""};
   });
 }
 
-int carve_report_passed(const carve_report* report) {
-  return report && report->passed ? 1 : 0;
+carve_verdict carve_report_verdict(const carve_report* report) {
+  return report ? report->verdict : CARVE_NOT_JUDGED;
 }
 
 const char* carve_report_table(const carve_report* report) {
@@ -446,6 +480,10 @@ const char* carve_report_table(const carve_report* report) {
 
 const char* carve_report_json(const carve_report* report) {
   return report ? report->json.c_str() : "";
+}
+
+const char* carve_report_heat_map(const carve_report* report) {
+  return report ? report->heat_map.c_str() : "";
 }
 
 void carve_report_free(carve_report* report) { delete report; }

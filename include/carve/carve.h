@@ -128,9 +128,9 @@ typedef struct carve_report carve_report;
  * @param[in] tensors   inputs, then what the kernel made of them: o,
  *                      final_state, and where do or dfinal_state are there too,
  *                      gradients.
- * @param[in] settings  of a dump, and `profile`, `threshold` and
- *                      `max_threshold`, which are the options of `carve verify`
- *                      of that name, and `threads`.
+ * @param[in] settings  of a dump, `threads`, and the options of `carve verify`:
+ *                      `profile`, `chunk`, `exp`, `seed`, `threshold`,
+ *                      `max_threshold`, `bitlike` and `strict` (true or false).
  * @param[out] report   NULL unless CARVE_OK; to be freed by
  *                      carve_report_free().  A kernel that fails is CARVE_OK.
  */
@@ -140,15 +140,25 @@ CARVE_API carve_status carve_verify(const carve_tensor* tensors,
                                     size_t setting_count,
                                     carve_report** report);
 
-/*! 1 where all tensors pass, else 0. */
-CARVE_API int carve_report_passed(const carve_report* report);
+/*! What comes of it; the numbers are the exit codes of the program. */
+typedef enum carve_verdict {
+  CARVE_PASS = 0,      /*!< all tensors pass */
+  CARVE_FAIL = 1,      /*!< a tensor fails */
+  CARVE_NOT_JUDGED = 3 /*!< none fails, of one nothing can be said */
+} carve_verdict;
 
-/*! The table that `carve verify` prints, and its report as a JSON object; both
- * stand until the report is freed.
- * @{ */
+/*! The verdict on all tensors. */
+CARVE_API carve_verdict carve_report_verdict(const carve_report* report);
+
+/*! The table that `carve verify` prints; stands until the report is freed. */
 CARVE_API const char* carve_report_table(const carve_report* report);
+
+/*! Its report as a JSON object; stands until the report is freed. */
 CARVE_API const char* carve_report_json(const carve_report* report);
-/*! @} */
+
+/*! An SVG image of the errors of the worst tensor that fails, empty where none
+ * does; stands until the report is freed. */
+CARVE_API const char* carve_report_heat_map(const carve_report* report);
 
 /*! Frees a report; NULL is none. */
 CARVE_API void carve_report_free(carve_report* report);

@@ -331,15 +331,9 @@ struct verify_command : dump_options {
     }
   }
 
-  /// The failing tensor with the largest ratio; nothing where none fails.
   void draw(const verification& v) const {
-    const verdict* worst = nullptr;
-    for (const verdict& t : v.tensors) {
-      if (!t.fails()) continue;
-      if (!worst || t.errors.ratio > worst->errors.ratio) worst = &t;
-    }
-    if (!worst) return;
-    write_output(picture, heat_map(worst->map, worst->name));
+    const verdict* worst = v.worst();
+    if (worst) write_output(picture, heat_map(worst->map, worst->name));
   }
 
   static void print(const std::vector<judged_file>& all) {

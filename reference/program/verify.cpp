@@ -100,6 +100,15 @@ outcome verification::result() const {
   return outcome::pass;
 }
 
+const verdict* verification::worst() const {
+  const verdict* found = nullptr;
+  for (const verdict& t : tensors) {
+    if (!t.fails()) continue;
+    if (!found || t.errors.ratio > found->errors.ratio) found = &t;
+  }
+  return found;
+}
+
 expectation expect(const dump& d, const kernel_facts& facts,
                    const run_settings& run) {
   expectation e;

@@ -104,6 +104,8 @@ struct verification {
   /// strict, where the inputs leave something untested.
   outcome result() const;
   bool pass() const { return result() == outcome::pass; }
+  /// The failing tensor with the largest ratio; null where none fails.
+  const verdict* worst() const;
 };
 
 /// What a dump's outputs are compared with.

@@ -166,7 +166,7 @@ void solve(const nb::list& tensors, setting_list settings,
   });
 }
 
-/// Whether all pass, the table and the report as JSON.
+/// The table, the report as JSON and the heat map.
 nb::tuple verify(const nb::list& tensors, setting_list settings) {
   const arguments a(tensors, std::move(settings));
   carve_report* report = nullptr;
@@ -178,8 +178,8 @@ nb::tuple verify(const nb::list& tensors, setting_list settings) {
     carve_report* kept;
     ~guard() { carve_report_free(kept); }
   } const freed{report};
-  return nb::make_tuple(carve_report_passed(report) != 0,
-                        carve_report_table(report), carve_report_json(report));
+  return nb::make_tuple(carve_report_table(report), carve_report_json(report),
+                        carve_report_heat_map(report));
 }
 
 void save(const nb::list& tensors, setting_list settings,

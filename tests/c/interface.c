@@ -198,13 +198,15 @@ static void a_kernel_is_judged(void) {
   fill(in);
   in[5] = tensor("o", CARVE_F32, o, 4, value_shape);
   CHECK(carve_verify(in, 6, gdn, 2, &report) == CARVE_OK);
-  CHECK(carve_report_passed(report) == 1);
+  CHECK(carve_report_verdict(report) == CARVE_PASS);
+  CHECK(strcmp(carve_report_heat_map(report), "") == 0);
   CHECK(strstr(carve_report_table(report), "Gated DeltaNet") != NULL);
   CHECK(strstr(carve_report_json(report), "\"verdict\": \"pass\"") != NULL);
   carve_report_free(report);
   o[1] = 1.5f;
   CHECK(carve_verify(in, 6, gdn, 2, &report) == CARVE_OK);
-  CHECK(carve_report_passed(report) == 0);
+  CHECK(carve_report_verdict(report) == CARVE_FAIL);
+  CHECK(strncmp(carve_report_heat_map(report), "<svg", 4) == 0);
   CHECK(strstr(carve_report_table(report), "FAIL") != NULL);
   carve_report_free(report);
   CHECK(carve_verify(in, 5, gdn, 2, &report) == CARVE_BAD_INPUT);

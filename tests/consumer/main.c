@@ -20,7 +20,7 @@ int main(void) {
     return 2;
   }
   fputs(carve_report_table(report), stdout);
-  passed = carve_report_passed(report);
+  passed = carve_report_verdict(report) == CARVE_PASS;
   carve_report_free(report);
   return passed ? 0 : 1;
 }

@@ -102,7 +102,8 @@ def test_a_sound_kernel_passes_and_a_planted_bug_fails():
     with pytest.raises(AssertionError) as raised:
         report.check()
     assert str(report) in str(raised.value)
-    assert "FAIL" in report._repr_html_() and "<table>" in report._repr_html_()
+    page = report._repr_html_()
+    assert ">fail</b>" in page and "<table>" in page and "<svg" in page
     assert html.escape(report.tensors["o"]["reason"]) in report._repr_html_()
 
 

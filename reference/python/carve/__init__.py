@@ -66,8 +66,9 @@ def verify(family: str, inputs: dict, outputs: dict, **settings) -> Report:
     """Judges what a kernel made of its inputs.
 
     `outputs` are o and final_state and, where `inputs` has do or dfinal_state,
-    gradients: dq, dk, ...  Settings are those of a dump, and `profile`,
-    `threshold`, `max_threshold` and `threads`.
+    gradients: dq, dk, ...  Settings are those of a dump, `threads`, and
+    the options of `carve verify`: `profile`, `chunk`, `exp`, `seed`,
+    `threshold`, `max_threshold`, `bitlike` and `strict`.
 
     Raises ValueError naming the tensor or setting that cannot be used.
     """

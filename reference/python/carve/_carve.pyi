@@ -20,7 +20,7 @@ def verify(
     tensors: list[tuple[str, Any, str | None]],
     settings: list[tuple[str, str]],
     /,
-) -> tuple[bool, str, str]: ...
+) -> tuple[str, str, str]: ...
 def save(
     tensors: list[tuple[str, Any, str | None]],
     settings: list[tuple[str, str]],

@@ -18,6 +18,8 @@ _COLUMNS = (
     ("ratio", "max_ratio"),
 )
 
+_COLOURS = {"pass": "#1a7f37", "fail": "#cf222e", "not judged": "#9a6700"}
+
 
 def _cell(value) -> str:
     if isinstance(value, float):
@@ -33,17 +35,23 @@ class Report:
     `str` is the table of the program `carve verify`; true where all pass.
     """
 
-    def __init__(self, passed: bool, table: str, json: str):
-        self.passed: bool = passed
+    def __init__(self, table: str, json: str, heat_map: str):
         self._table = table
         self._json = json
+        self._heat_map = heat_map
         self._data = _json.loads(json)
         for listener in listeners:
             listener(self)
 
     @property
+    def passed(self) -> bool:
+        """All tensors pass."""
+        return self.verdict == "pass"
+
+    @property
     def verdict(self) -> str:
-        """"pass", "fail" or, where nothing can be said, what the table says."""
+        """"pass"; "fail"; or "not judged", where none fails but of one nothing
+        can be said."""
         return self._data["verdict"]
 
     @property
@@ -84,11 +92,12 @@ class Report:
 
         rows = [row("th", [title for title, _ in _COLUMNS] + ["verdict", ""])]
         for t in self._data["tensors"]:
-            colour = "#1a7f37" if t["pass"] else "#cf222e"
-            verdict = t.get("verdict") or ("pass" if t["pass"] else "FAIL")
+            verdict = t["verdict"]
+            colour = _COLOURS[verdict]
             cells = [html.escape(_cell(t.get(key))) for _, key in _COLUMNS]
             cells.append(f'<b style="color:{colour}">{html.escape(verdict)}</b>')
-            cells.append(html.escape(t.get("reason", "")))
+            why = [t[key] for key in ("reason", "where") if key in t]
+            cells.append(html.escape("; ".join(why)))
             rows.append(row("td", cells))
         title = html.escape(f"{self.family}: {self.verdict}")
         profile = html.escape(self._data["profile"])
@@ -96,4 +105,5 @@ class Report:
             f"<table><caption>{title} (profile {profile})</caption>"
             + "".join(rows)
             + "</table>"
+            + self._heat_map
         )
