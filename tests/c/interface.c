@@ -134,7 +134,7 @@ static void layouts_are_settings(void) {
   static const int64_t nhvk[] = {1, 1, 1, 2};
   const carve_setting settings[] = {
       {"family", "gdn"},        {"scale", "1"},   {"layout", "BHTD"},
-      {"state_layout", "NHVK"}, {"threads", "1"}, {"precision", "50"}};
+      {"state_layout", "NHVK"}, {"threads", "1"}, {"precision", "double"}};
   carve_tensor in[5], out[2];
   int64_t shape[8];
   size_t rank = 0;
