@@ -142,14 +142,15 @@ bool quotients_hold(double decay, int C, double tolerance) {
 }
 
 /// The first chunk length at which a quotient is off by more than a tenth of a
-/// per cent, and the first at which the prefix is zero.
+/// per cent, and the first at which the prefix is zero; 0: never, as a decay
+/// above a half leaves the smallest subnormal number as it is.
 std::pair<int, int> prefix_ruin(double decay) {
   int wrong = 1, zero = 1;
   while (quotients_hold<float>(decay, wrong, 1e-3)) ++wrong;
-  for (float prefix = 1; prefix != 0; ++zero) {
-    prefix *= static_cast<float>(decay);
-  }
-  return {wrong, zero - 1};
+  const float a = static_cast<float>(decay);
+  float prefix = a;
+  while (prefix != 0 && prefix * a != prefix) prefix *= a, ++zero;
+  return {wrong, prefix == 0 ? zero : 0};
 }
 
 void prefixes(settlement& s) {
@@ -160,13 +161,13 @@ void prefixes(settlement& s) {
   for (const double decay :
        {0.9, 0.75, 0.5625, 0.4, 0.3, 0.25, 0.21, 0.2, 0.1, 0.01}) {
     const auto [wrong, zero] = prefix_ruin(decay);
-    s.searched(zero);
+    s.searched(wrong);
     const double log = wrong * std::log(decay);
     // A power of two is exact until its one bit is gone.
-    long_before = long_before && (decay == 0.25 || wrong < zero);
+    long_before = long_before && (decay == 0.25 || zero == 0 || wrong < zero);
     subnormal = subnormal && log < std::log(1.5e-38);
     table << "| " << decay << " | " << wrong << " | " << printed("%.1f", log)
-          << " | " << zero << " |\n";
+          << " | " << (zero > 0 ? std::to_string(zero) : "never") << " |\n";
   }
   s.measured();
   s.require(long_before, "digits are gone before the prefix is zero");

@@ -136,7 +136,7 @@ TEST_CASE("parameters and their gradients have no tokens to exchange") {
     std::size_t n = 1;
     for (const auto d : shape) n *= static_cast<std::size_t>(d);
     std::vector<double> values(n);
-    for (std::size_t i = 0; i < n; ++i) values[i] = double(i) / 16;
+    for (std::size_t i = 0; i < n; ++i) values[i] = -double(i) / 16;
     e.tensors[name] = {st::dtype::f32, shape, values};
   };
   for (const char* name : {"q", "k", "g", "b"}) add(name, {1, 2, 1, 3});

@@ -154,7 +154,7 @@ TEST_CASE("inputs that look like a mistake are named") {
   for (double& x : e.tensors["g"].values) x = 0.9;
   for (double& x : e.tensors["b"].values) x = -3;
   for (double& x : e.tensors["k"].values) x *= 10;
-  const input_notes n = study_inputs(e.read());
+  const input_notes n = study_inputs(e.read({{"decay_domain", "log"}}));
   REQUIRE(mentions(n.suspicious, "decays, not logs? --decay-domain linear"));
   REQUIRE(mentions(n.suspicious, "--b-activation sigmoid"));
   REQUIRE(mentions(n.suspicious, "--l2norm true"));
