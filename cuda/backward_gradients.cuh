@@ -14,6 +14,13 @@ __device__ __forceinline__ std::uint32_t tile_of_panel(int piece) {
                              piece / 128 * 16 + ((piece ^ (row >> 2)) & 1) * 8);
 }
 
+/// The same of the 16 bytes `piece` of a tile by wide_offset.
+template <int V>
+__device__ __forceinline__ std::uint32_t tile_of_wide(int piece) {
+  const int row = piece % 512 / 8;
+  return mma::tile_offset<V>(row, piece / 512 * 64 + ((piece ^ row) & 7) * 8);
+}
+
 /// Two blocks a multiprocessor: one loads while the other computes.
 template <int K, int V>
 struct gradients_layout {
@@ -38,6 +45,7 @@ struct gradients_layout {
   static constexpr int later = tail + 2 * K * 4;
   static constexpr int erase_sum = later + K * 4;
   static constexpr int write_sum = erase_sum + 2 * slices * 128;
+  static constexpr int shift = erase_sum;  // of logits, by half [2,K], instead
   // fp32: each thread's Gamma from its blocks' reference points, 4 rows of 4
   // channels [4,256,4].
   static constexpr int exponent = write_sum + chunk * 4;
@@ -45,8 +53,9 @@ struct gradients_layout {
 };
 
 /// A warp a half of the chunk (32 rows) and, turn by turn, a slice of 16
-/// channels.
-template <typename E, int K, int V>
+/// channels.  `Content`: b holds the logits of a gate that moves from window to
+/// window, db are their gradients and the write gate is one number a head.
+template <typename E, int K, int V, bool Content>
 __global__ void __launch_bounds__(256, 2)
     chunk_gradients(const __grid_constant__ arguments a) {
   using lay = gradients_layout<K, V>;
@@ -94,9 +103,10 @@ __global__ void __launch_bounds__(256, 2)
   for (int i = 0; i < value_turns; ++i) {
     const std::int64_t from = at * chunk * V + (tid + i * threads) * 8;
     const std::uint32_t to = shared + tile_of_panel<V>(tid + i * threads);
+    const std::uint32_t wide = shared + tile_of_wide<V>(tid + i * threads);
     mma::copy16(to + lay::d_o, a.d_o + from, true);
-    mma::copy16(to + lay::dR, a.dR + from, true);
-    mma::copy16(to + lay::U, a.U + from, true);
+    mma::copy16((Content ? wide : to) + lay::dR, a.dR + from, true);
+    mma::copy16(wide + lay::U, a.U + from, true);
   }
   mma::copy_commit();
   // Only now, since what stands above does not wait for the table.
@@ -131,7 +141,12 @@ __global__ void __launch_bounds__(256, 2)
       uint2 q_raw[4], k_raw[4], b_raw[4];
       fetch_rows<E>(q_raw, p.q, c, first_row, 0, qk_head, channel);
       fetch_rows<E>(k_raw, p.k, c, first_row, 0, qk_head, channel);
-      fetch_erase<E>(b_raw, p, c, first_row, 0, head, channel);
+      fetch_erase<E, Content>(b_raw, p, c, first_row, 0, head, channel);
+      [[maybe_unused]] float shift[4];
+      if constexpr (Content) {
+        read4(shift, shifts_of<K>(a, c, index, head) + channel);
+        if (group == 5) write(lay::shift + second * K * 4, shift);
+      }
       // Gamma, summed in the same order as in `running_sum`: equal where
       // nothing decays.
 #pragma unroll
@@ -174,7 +189,10 @@ __global__ void __launch_bounds__(256, 2)
         unpack4<E>(q, q_raw[i]);
         unpack4<E>(k, k_raw[i]);
         unpack4<E>(R, b_raw[i]);
-        // Minus R, which spares a sign below; nothing for `pairs`.
+        if constexpr (Content)
+#pragma unroll
+          for (int j = 0; j < 4; ++j) R[j] = logistic(R[j] + shift[j]).x;
+            // Minus R, which spares a sign below; nothing for `pairs`.
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           x[i][j] -= second ? mid[2 + i / 2][j] : mid[i / 2][j];
@@ -203,7 +221,7 @@ __global__ void __launch_bounds__(256, 2)
                   col = (tid + i * threads) % (V / 8) * 8;
         v_raw[i] = *reinterpret_cast<const uint4*>(
             row_of<E>(p.v, c.batch, c.first + row, head) + col);
-        w_raw[i] = fetch_write<E>(p, c, row, head, col);
+        w_raw[i] = fetch_write<E, Content>(p, c, row, head, col);
       }
       mma::copy_wait<0>();
       __syncthreads();
@@ -230,12 +248,12 @@ __global__ void __launch_bounds__(256, 2)
             *reinterpret_cast<uint4*>(
                 row_of_out<E>(a.d.dv, c.batch, c.first + row, head) + col) =
                 pack8<E>(w);
-          if (a.d.dw.data && p.family == family::gdn2)
+          if (!Content && a.d.dw.data && p.family == family::gdn2)
             *reinterpret_cast<uint4*>(
                 row_of_out<E>(a.d.dw, c.batch, c.first + row, head) + col) =
                 pack8<E>(v);
         }
-        if (p.family != family::gdn2) {
+        if (Content || p.family != family::gdn2) {
 #pragma unroll
           for (int step = 1; step < V / 8; step *= 2)
             total += __shfl_xor_sync(~0u, total, step);
@@ -381,8 +399,10 @@ __global__ void __launch_bounds__(256, 2)
       for (int i = 0; i < 4; ++i) kept[48 + i] = dot[i], kept[52 + i] = tail[i];
 #pragma unroll 1
       for (int i = 0; i < 4; ++i)
-        sum_pairs<E>(pair_sums[i], p, c, memory + lay::dP, memory + lay::dL,
-                     first_row + 8 * i, head, channel);
+        sum_pairs<E, Content>(
+            pair_sums[i], p, c, memory + lay::dP, memory + lay::dL,
+            first_row + 8 * i, head, channel,
+            Content ? shifts_of<K>(a, c, index, head) + channel : nullptr);
 #pragma unroll
       for (int i = 0; i < 16; ++i) {
         dq[i >> 3][i >> 2 & 1][i & 3] = kept[i];
@@ -396,7 +416,7 @@ __global__ void __launch_bounds__(256, 2)
     uint2 k_raw[1], b_raw[1];
     auto fetch = [&](int i) {
       fetch_rows<E>(k_raw, p.k, c, first_row + 8 * i, 0, qk_head, channel);
-      fetch_erase<E>(b_raw, p, c, first_row + 8 * i, 0, head, channel);
+      fetch_erase<E, Content>(b_raw, p, c, first_row + 8 * i, 0, head, channel);
     };
     fetch(0);
 
@@ -484,7 +504,7 @@ __global__ void __launch_bounds__(256, 2)
       add_k[j] = (kind == pairs ? add_k[j] : 0.f) + unscale_bits;
     const bool want_q = a.d.dq.data && !grouped,
                want_k = a.d.dk.data && !grouped,
-               want_b = a.d.db.data && p.family == family::gdn2;
+               want_b = a.d.db.data && (Content || p.family == family::gdn2);
     const int token = c.first + first_row;
     E* dq_row = row_of_out<E>(a.d.dq, c.batch, token, qk_head) + channel;
     E* dk_row = row_of_out<E>(a.d.dk, c.batch, token, qk_head) + channel;
@@ -516,6 +536,16 @@ __global__ void __launch_bounds__(256, 2)
       }
       unpack4<E>(k, k_now);
       unpack4<E>(erase, b_now);
+      [[maybe_unused]] float change[4];  // of the gate with its logit
+      if constexpr (Content) {
+        float shift[4];
+        read(shift, lay::shift + second * K * 4);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const float2 gate = logistic(erase[j] + shift[j]);
+          erase[j] = gate.x, change[j] = gate.x * gate.y;
+        }
+      }
       if (kind == pairs) {
         load4(q, row_of<E>(p.q, c.batch, c.first + min(row, c.length - 1),
                            qk_head) +
@@ -535,8 +565,9 @@ __global__ void __launch_bounds__(256, 2)
         to_k[j] -= erase[j] * minus_r[j];
         to_b[j] = -k[j] * minus_r[j];
         gate_sum += to_b[j];
+        if constexpr (Content) to_b[j] *= change[j];
       }
-      if (p.family != family::gdn2) {
+      if (!Content && p.family != family::gdn2) {
         gate_sum += __shfl_xor_sync(~0u, gate_sum, 1);
         gate_sum += __shfl_xor_sync(~0u, gate_sum, 2);
         if (quad == 0)
@@ -614,9 +645,15 @@ __global__ void __launch_bounds__(256, 2)
       dg_row += 8 * a.d.dg.token;
     }
   }
-  if (p.family == family::gdn2) return;
+  if (!Content && p.family == family::gdn2) return;
   // Gates of the whole head: sums over the channels.
   __syncthreads();
+  if constexpr (Content) {
+    if (tid < c.length && a.d.dw.data)
+      *row_of_out<E>(a.d.dw, c.batch, c.first + tid, head) =
+          E(reinterpret_cast<const float*>(memory + lay::write_sum)[tid]);
+    return;
+  }
   if (tid < c.length) {
     const float* sums =
         reinterpret_cast<const float*>(memory + lay::erase_sum) +

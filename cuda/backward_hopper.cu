@@ -14,6 +14,8 @@
 //   gradients   dP = scale tril(do U^T), dL = -stril(dR U^T) and from these,
 //               S and dS every gradient                (every chunk at once)
 //   reduce      sums dq and dk over the value heads of a group.
+// With a content gate the forward runs first, for the gates, and the walk
+// backwards after the one forwards (backward/content_walk.cuh).
 // Operands are fp16: their three more bits than bf16's halve the error.  What
 // is linear in the cotangents is therefore scaled by a power of two, one a
 // (sequence, value head), that brings the largest of them near 1; do and Z,
@@ -38,6 +40,8 @@
 
 #include <cstdint>
 
+#include "backward/content_gate.cuh"
+#include "backward/content_walk.cuh"
 #include "backward_gradients.cuh"
 #include "backward_parts.cuh"
 #include "backward_prepare.cuh"
@@ -82,6 +86,10 @@ bool one_decay(const problem& p) {
   return p.family == family::delta || p.family == family::gdn;
 }
 
+int gate_pieces(const arguments& a) {
+  return (a.most_chunks + gate_chunks - 1) / gate_chunks;
+}
+
 /// Lays the workspace out; with a null base only its size counts.
 std::size_t lay_out(arguments& a, std::uint8_t* base) {
   const problem& p = a.p;
@@ -96,9 +104,20 @@ std::size_t lay_out(arguments& a, std::uint8_t* base) {
   const std::size_t each = static_cast<std::size_t>(a.most_chunks) * p.HV;
   take(a.table, a.most_chunks);
   take(a.first_chunk, p.N + 1);
+  take(a.peak, static_cast<std::size_t>(p.N) * p.HV);
+  const bool content = p.family == family::carve;
+  std::size_t forward_end = 0;
+  if (content) {
+    take(a.mean, static_cast<std::size_t>(window_slots(p)) * p.HV * p.V);
+    const std::size_t here = used;
+    forward_hopper_workspace(p, &a.forward_bytes);
+    take(a.forward, a.forward_bytes);
+    take(a.o, static_cast<std::size_t>(p.B) * p.T * p.HV * p.V);
+    forward_end = used;
+    used = here;
+  }
   for (auto* x : {&a.M, &a.Qt, &a.Rt}) take(*x, each * chunk * p.K);
   take(a.T, each * chunk * chunk);
-  take(a.peak, static_cast<std::size_t>(p.N) * p.HV);
   for (auto* x : {&a.Z, &a.U, &a.dR, &a.d_o}) take(*x, each * chunk * p.V);
   for (auto* x : {&a.S, &a.dS}) take(*x, each * p.K * p.V / 4);
   take(a.decay, each * (p.K + 4));
@@ -107,7 +126,14 @@ std::size_t lay_out(arguments& a, std::uint8_t* base) {
   if (p.HV != p.H)
     for (auto* x : {&a.dq_part, &a.dk_part})
       take(*x, static_cast<std::size_t>(p.B) * p.T * p.HV * p.K);
-  return used;
+  if (content) {
+    for (auto* x : {&a.change, &a.keys}) take(*x, each * chunk * p.K / 8);
+    for (auto* x : {&a.shift, &a.d_shift}) take(*x, each * p.K);
+    for (auto* x : {&a.inner, &a.d_inner}) take(*x, each * p.rank);
+    take(a.d_gate, static_cast<std::size_t>(gate_pieces(a)) * p.HV * p.rank *
+                       (p.K + p.V));
+  }
+  return std::max(used, forward_end);
 }
 
 template <typename Kernel>
@@ -125,27 +151,75 @@ template <typename E, int K, int V, int Warps>
 status launch_walk(const arguments& a, cudaStream_t stream) {
   return launch(
       one_decay(a.p) ? walk<E, K, V, Warps, true> : walk<E, K, V, Warps, false>,
-      2ll * a.p.N * a.p.HV * (V / (Warps * 16)), walk_layout<K, Warps>::threads,
-      walk_layout<K, Warps>::bytes, a, stream);
+      (a.p.family == family::carve ? 1ll : 2ll) * a.p.N * a.p.HV *
+          (V / (Warps * 16)),
+      walk_layout<K, Warps>::threads, walk_layout<K, Warps>::bytes, a, stream);
+}
+
+/// The means of the windows' outputs, by the forward; then the shifts of the
+/// logits.
+template <int K, int V>
+status find_windows(const arguments& a, cudaStream_t stream) {
+  const problem& p = a.p;
+  const std::int64_t blocks = static_cast<std::int64_t>(a.most_chunks) * p.HV;
+  if (a.d.window_means != nullptr)
+    return launch(move_windows<K, V>, blocks, 128, 0, a, stream);
+  outputs out;
+  out.window_means = a.mean;
+  out.o = {a.o, static_cast<std::int64_t>(p.T) * p.HV * p.V,
+           static_cast<std::int64_t>(p.HV) * p.V, p.V};
+  if (const status s =
+          forward_hopper(p, out, a.forward, a.forward_bytes, stream);
+      !s)
+    return s;
+  return launch(move_windows<K, V>, blocks, 128, 0, a, stream);
+}
+
+/// The reverse walk through a content gate, after the forward one, whose states
+/// it needs.
+template <typename E, int K, int V>
+status launch_content_walk(const arguments& a, cudaStream_t stream) {
+  const problem& p = a.p;
+  const std::int64_t walks = static_cast<std::int64_t>(p.N) * p.HV;
+  return launch(walk_content<E, K, V>, walks, content_layout<K, V>::threads,
+                content_layout<K, V>::bytes, a, stream);
+}
+
+/// The gradients of W_down and W_up.
+template <int K, int V>
+status sum_gates(const arguments& a, cudaStream_t stream) {
+  const problem& p = a.p;
+  if (a.d.d_w_down == nullptr && a.d.d_w_up == nullptr) return {};
+  const int pieces = gate_pieces(a);
+  sum_gate<K, V><<<dim3(pieces, p.HV, (p.rank + gate_ranks - 1) / gate_ranks),
+                   K + V, 0, stream>>>(a);
+  CARVE_CUDA_TRY(cudaGetLastError());
+  add_gate<K, V><<<p.HV * p.rank, K + V, 0, stream>>>(a, pieces);
+  CARVE_CUDA_TRY(cudaGetLastError());
+  return {};
 }
 
 template <typename E, int K, int V>
 status run(const arguments& a, cudaStream_t stream) {
   const problem& p = a.p;
+  const bool content = p.family == family::carve;
   list_chunks<<<1, 1024, 0, stream>>>(a);
   CARVE_CUDA_TRY(cudaGetLastError());
   const std::int64_t blocks = static_cast<std::int64_t>(a.most_chunks) * p.HV;
+  if (content)
+    if (const status s = find_windows<K, V>(a, stream); !s) return s;
   status s = launch(find_peaks<K, V>, a.d.d_final_state ? p.N * p.HV : 0, 256,
                     0, a, stream);
   if (!s) return s;
-  s = one_decay(p) ? launch(scalar_prepare<E, K, V>, blocks, K * 2,
-                            scalar_prepare_layout<K, V>::bytes, a, stream)
-                   : launch(prepare<E, K, V>, blocks, K * 2,
-                            prepare_layout<K, V>::bytes, a, stream);
+  s = one_decay(p)
+          ? launch(scalar_prepare<E, K, V>, blocks, K * 2,
+                   scalar_prepare_layout<K, V>::bytes, a, stream)
+          : launch(content ? prepare<E, K, V, true> : prepare<E, K, V, false>,
+                   blocks, K * 2, prepare_layout<K, V>::bytes, a, stream);
   if (!s) return s;
   // The narrowest slices of the values whose blocks all run at once; where
   // there are more, the widest, for every slice's block reads the keys' tiles.
-  const std::int64_t walks = 2ll * p.N * p.HV;
+  const std::int64_t walks = (content ? 1ll : 2ll) * p.N * p.HV;
   if (walks * (V / 16) <= 132)
     s = launch_walk<E, K, V, 1>(a, stream);
   else if (walks * (V / 32) <= 132)
@@ -155,10 +229,16 @@ status run(const arguments& a, cudaStream_t stream) {
   else
     s = launch_walk<E, K, V, V / 16>(a, stream);
   if (!s) return s;
-  s = one_decay(p) ? launch(scalar_gradients<E, K, V>, blocks, 256,
-                            scalar_gradients_layout<K, V>::bytes, a, stream)
-                   : launch(chunk_gradients<E, K, V>, blocks, 256,
-                            gradients_layout<K, V>::bytes, a, stream);
+  if (content) {
+    if (s = launch_content_walk<E, K, V>(a, stream); !s) return s;
+    if (s = sum_gates<K, V>(a, stream); !s) return s;
+  }
+  s = one_decay(p)
+          ? launch(scalar_gradients<E, K, V>, blocks, 256,
+                   scalar_gradients_layout<K, V>::bytes, a, stream)
+          : launch(content ? chunk_gradients<E, K, V, true>
+                           : chunk_gradients<E, K, V, false>,
+                   blocks, 256, gradients_layout<K, V>::bytes, a, stream);
   if (!s || p.HV == p.H) return s;
   const std::int64_t work =
       static_cast<std::int64_t>(p.B) * p.T * p.H * (K / 4);
@@ -186,6 +266,9 @@ bool aligned(const tensor& x, std::int64_t elements, std::uintptr_t bytes) {
 
 bool backward_hopper_supports(const problem& p) {
   const bool gdn2 = p.family == family::gdn2;
+  // The content gate follows the forward.
+  if (p.family == family::carve)
+    return p.B * p.T > 0 && forward_hopper_supports(p);
   if (!gdn2 && p.family != family::delta && p.family != family::gdn &&
       p.family != family::kda)
     return false;
@@ -213,11 +296,12 @@ status backward_hopper(const problem& p, const gradients& d, void* workspace,
                        std::size_t bytes, CUstream_st* stream) {
   if (!backward_hopper_supports(p))
     return {unsupported, "this shape has no Hopper backward"};
-  const bool gdn2 = p.family == family::gdn2;
+  const bool gdn2 = p.family == family::gdn2,
+             content = p.family == family::carve;
   if (!aligned(d.d_o, 8, 16) || !aligned(d.dq, 4, 8) || !aligned(d.dk, 4, 8) ||
-      !aligned(d.dv, 8, 16) ||
-      (gdn2 && (!aligned(d.db, 4, 8) || !aligned(d.dw, 8, 16))) ||
-      ((gdn2 || p.family == family::kda) && !aligned(d.dg, 4, 16)))
+      !aligned(d.dv, 8, 16) || (gdn2 && !aligned(d.dw, 8, 16)) ||
+      ((gdn2 || content) && !aligned(d.db, 4, 8)) ||
+      (!one_decay(p) && !aligned(d.dg, 4, 16)))
     return {unsupported, "a gradient's rows are not aligned to 16 bytes"};
   if (reinterpret_cast<std::uintptr_t>(d.d_final_state) % 16 != 0 ||
       reinterpret_cast<std::uintptr_t>(workspace) % 256 != 0)

@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "common.cuh"
+#include "hopper.cuh"
 #include "kernels.hpp"
 #include "mma.cuh"
 
@@ -56,8 +57,10 @@ struct arguments {
   int* first_chunk;    // [N+1]
   unsigned* peak;      // [N,HV], bits of the largest cotangent
   // Tiles as they lie in shared memory, which one bulk copy fills: [64,K] by
-  // tile_offset (one decay a head: Rt, Qt are k, q), [64,64] likewise, above
-  // the diagonal blocks undefined, [64,V] by panel_offset; d_o
+  // wide_offset (one decay a head: by tile_offset, Rt, Qt are k, q), [64,64]
+  // likewise, above the diagonal blocks undefined, [64,V] by panel_offset
+  // (but for one decay a head, U, and of
+  // carve dR, by wide_offset); d_o
   // and Z scaled, a scale a chunk.
   __half *M, *Qt, *Rt;
   __half* T;
@@ -66,9 +69,45 @@ struct arguments {
   float* decay;              // [K], e^Gamma_C, and [4], of which the first is
                              // the inverse of the scale of d_o
   float* ends;               // [4,K], Gamma at the blocks' ends, in bits
-  float* factors;            // see `factor`, [4,64]; kda: beta alone
+  float* factors;            // see `factor`, [4,64]; kda: beta alone; carve:
+                             // w and, to_start, the sums of P T over rows
   float *dq_part, *dk_part;  // [B*T,HV,K] when groups are summed
+  // Of a content gate, of a window at its first chunk: the mean of the outputs
+  // before it [V], W_down times that [rank], the shift of its logits [K], what
+  // that receives [K], W_up^T times that [rank].
+  float *mean, *inner, *shift, *d_shift, *d_inner;
+  // Of each chunk [K/16,4,32], as lanes of the walk hold them, a block of 16
+  // tokens after the other: b (1 - b) k and k with their decay, a lane two
+  // channels of eight tokens each.
+  uint4 *change, *keys;
+  float* d_gate;  // [pieces,HV,rank,K+V], parts of dW_up and dW_down
+  // The forward's workspace and outputs, where later other things stand.
+  char* forward;
+  std::size_t forward_bytes;
+  __half* o;  // in the inputs' format
 };
+
+/// The first chunk of the window in which chunk `index` of the table lies.
+__device__ __forceinline__ int window_of(const arguments& a, int index,
+                                         int sequence) {
+  const int inside = index - a.first_chunk[sequence];
+  return index - inside % (a.p.window / chunk);
+}
+
+/// The shifts of the logits of a chunk, [K].
+template <int K>
+__device__ __forceinline__ const float* shifts_of(const arguments& a,
+                                                  const chunk_entry& c,
+                                                  int index, int head) {
+  const std::int64_t window = window_of(a, index, c.sequence);
+  return a.shift + (window * a.p.HV + head) * K;
+}
+
+/// Byte offset of (row, col) in a tile of 64 rows that whole warpgroups
+/// multiply: panels of 64 columns.
+__device__ __forceinline__ std::uint32_t wide_offset(int row, int col) {
+  return (col >> 6) * (chunk * 128) + mma::tile_offset<64>(row, col & 63);
+}
 
 /// Where (row, col) of [64,V] stands in panels of 16 columns, in elements.  The
 /// pieces of eight are exchanged in every other four rows, so that eight rows
@@ -127,6 +166,14 @@ __device__ __forceinline__ float to_common_scale(float common, float inverse) {
   return fminf(common * inverse, 1.f);
 }
 
+/// The logistic function of x, and of minus x; both zero where the former is
+/// below the smallest normal number.
+__device__ __forceinline__ float2 logistic(float x) {
+  const float e = power(hopper::min_nan(-log2_e * x, 127.f));
+  const float b = hopper::reciprocal(1.f + e);
+  return {b, e * b};
+}
+
 template <typename E>
 __device__ __forceinline__ const E* row_of(const tensor& x, int batch,
                                            int token, int head) {
@@ -148,6 +195,11 @@ __device__ __forceinline__ void unpack4(float (&y)[4], uint2 x) {
 template <typename E>
 __device__ __forceinline__ void load4(float (&y)[4], const E* p) {
   unpack4<E>(y, *reinterpret_cast<const uint2*>(p));
+}
+
+__device__ __forceinline__ void read4(float (&y)[4], const float* p) {
+  const float4 x = *reinterpret_cast<const float4*>(p);
+  y[0] = x.x, y[1] = x.y, y[2] = x.z, y[3] = x.w;
 }
 
 template <typename E>
@@ -266,12 +318,12 @@ __device__ __forceinline__ unsigned twice(const tensor& x, const chunk_entry& c,
                         row_of<E>(x, c.batch, c.first + row, head));
 }
 
-/// Erase gates of four channels, the same rows.
-template <typename E, int Rows>
+/// Erase gates of four channels, or their logits, the same rows.
+template <typename E, bool Content, int Rows>
 __device__ __forceinline__ void fetch_erase(uint2 (&y)[Rows], const problem& p,
                                             const chunk_entry& c, int group,
                                             int first, int head, int channel) {
-  if (p.family == family::gdn2) {
+  if (Content || p.family == family::gdn2) {
     fetch_rows<E>(y, p.b, c, group, first, head, channel);
   } else {
 #pragma unroll
@@ -283,14 +335,14 @@ __device__ __forceinline__ void fetch_erase(uint2 (&y)[Rows], const problem& p,
 }
 
 /// Write gates of eight channels of one row.
-template <typename E>
+template <typename E, bool Content>
 __device__ __forceinline__ uint4 fetch_write(const problem& p,
                                              const chunk_entry& c, int row,
                                              int head, int channel) {
-  if (p.family == family::gdn2)
+  if (!Content && p.family == family::gdn2)
     return *reinterpret_cast<const uint4*>(
         row_of<E>(p.w, c.batch, c.first + row, head) + channel);
-  const unsigned x = twice<E>(p.beta, c, row, head);
+  const unsigned x = twice<E>(Content ? p.w : p.beta, c, row, head);
   return make_uint4(x, x, x, x);
 }
 
@@ -352,13 +404,14 @@ __device__ __forceinline__ reference reference_of(const float (&start)[4],
 /// The narrowest kind that holds the slice's exponents and, for inputs in fp16,
 /// their precision.  Log decays are at most 0, so the largest stand at the
 /// blocks' ends.
-template <typename E>
-__device__ __forceinline__ unsigned kind_of(const float (&ends)[5][4]) {
+template <typename E, int Channels>
+__device__ __forceinline__ unsigned kind_of(const float (&ends)[5][Channels]) {
   float most = 0.f;
 #pragma unroll
   for (int b = 0; b < 4; ++b)
 #pragma unroll
-    for (int j = 0; j < 4; ++j) most = fmaxf(most, ends[b][j] - ends[b + 1][j]);
+    for (int j = 0; j < Channels; ++j)
+      most = fmaxf(most, ends[b][j] - ends[b + 1][j]);
   most *= 0.5f;
   if (__all_sync(~0u, most <= widest_half)) return half;
   if (std::is_same_v<E, __half>) return pairs;
@@ -367,15 +420,16 @@ __device__ __forceinline__ unsigned kind_of(const float (&ends)[5][4]) {
 
 /// What the pairs of row `t` with all rows of the chunk give to dq, -dr and
 /// the part of dk that is not b*dr, four channels; for slices of kind `pairs`,
-/// which are rare: kept out of line.  `dP`, `dL`: tiles of [64,64].
+/// which are rare: kept out of line.  `dP`, `dL`: tiles of [64,64]; `shift`: of
+/// the logits from this channel on, if b holds such.
 struct pair_terms {
   float q[4], r[4], k[4];
 };
-template <typename E>
+template <typename E, bool Content>
 __device__ __noinline__ void sum_pairs(pair_terms& y, const problem& p,
                                        chunk_entry c, const std::uint8_t* dP,
                                        const std::uint8_t* dL, int t, int head,
-                                       int channel) {
+                                       int channel, const float* shift) {
   const int qk_head = head / (p.HV / p.H);
   auto entry = [](const std::uint8_t* tile, int row, int col) {
     return __half2float(*reinterpret_cast<const __half*>(
@@ -395,11 +449,13 @@ __device__ __noinline__ void sum_pairs(pair_terms& y, const problem& p,
         g[j] = row_of<float>(p.g, c.batch, row, head)[channel + j];
       load4(q, row_of<E>(p.q, c.batch, row, qk_head) + channel);
       load4(k, row_of<E>(p.k, c.batch, row, qk_head) + channel);
-      if (p.family == family::gdn2)
+      if (Content || p.family == family::gdn2)
         load4(b, row_of<E>(p.b, c.batch, row, head) + channel);
       else
         b[0] = b[1] = b[2] = b[3] =
             static_cast<float>(*row_of<E>(p.beta, c.batch, row, head));
+      if constexpr (Content)
+        for (int j = 0; j < 4; ++j) b[j] = logistic(b[j] + shift[j]).x;
       const float P = up ? entry(dP, s, t) : entry(dP, t, s);
       const float L = up ? entry(dL, s, t) : entry(dL, t, s);
 #pragma unroll

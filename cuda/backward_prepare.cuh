@@ -71,10 +71,11 @@ __global__ void __launch_bounds__(256)
 
 /// A slice's running sums and R, q, k as they are, [64,16] each: what `prepare`
 /// needs of a slice of kind `pairs`.
-template <typename E>
+template <typename E, bool Content>
 __device__ __noinline__ void stage_pairs(float* decay, __half* raw,
                                          const problem& p, chunk_entry c,
-                                         int head, int base) {
+                                         int head, int base,
+                                         const float* shift) {
   const int lane = threadIdx.x & 31, group = lane >> 2, quad = lane & 3;
   const int channel = base + 4 * quad, qk_head = head / (p.HV / p.H);
   float sum[8][4], total[4];
@@ -86,13 +87,14 @@ __device__ __noinline__ void stage_pairs(float* decay, __half* raw,
     uint2 q_raw[1], k_raw[1], b_raw[1];
     fetch_rows<E>(q_raw, p.q, c, row, 0, qk_head, channel);
     fetch_rows<E>(k_raw, p.k, c, row, 0, qk_head, channel);
-    fetch_erase<E>(b_raw, p, c, row, 0, head, channel);
+    fetch_erase<E, Content>(b_raw, p, c, row, 0, head, channel);
     float q[4], k[4], R[4];
     unpack4<E>(q, q_raw[0]);
     unpack4<E>(k, k_raw[0]);
     unpack4<E>(R, b_raw[0]);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
+      if constexpr (Content) R[j] = logistic(R[j] + shift[channel + j]).x;
       decay[row * 16 + 4 * quad + j] = sum[i][j];
       R[j] *= k[j];
     }
@@ -286,6 +288,43 @@ __device__ __forceinline__ void multiply_Z(const arguments& a, std::int64_t at,
   }
 }
 
+/// The sums of P T over its rows, a column two threads.
+template <typename lay>
+__device__ __forceinline__ void sum_rows(const arguments& a, std::int64_t at,
+                                         const std::uint8_t* base, int tid) {
+  const int col = tid / 2, half_row = tid % 2;
+  if (col >= chunk) return;
+  float sum = 0.f;
+  for (int row = col / 16 * 16 + half_row; row < chunk; row += 2)
+    sum += __half2float(*reinterpret_cast<const __half*>(
+        base + lay::L + mma::tile_offset<chunk>(row, col)));
+  sum += __shfl_xor_sync(~0u, sum, 1);
+  if (half_row == 0) a.factors[at * (4 * chunk) + to_start + col] = sum;
+}
+
+/// A lane's piece of arguments::change and keys, 16 tokens.
+struct gate_parts {
+  uint4 change, keys;
+
+  /// Of rows `group` (h = 0) or eight more.
+  __device__ __forceinline__ void put(int h, unsigned kind, const float (&b)[4],
+                                      const float (&k)[4]) {
+    // Two tokens a register.  Pairs are formed apart.
+    const std::uint32_t low = mma::transpose8(pack_kind(kind, b[0], b[1])),
+                        high = mma::transpose8(pack_kind(kind, b[2], b[3]));
+    std::uint32_t key_low = 0, key_high = 0;
+    if (kind != pairs) {
+      key_low = mma::transpose8(pack_kind(kind, k[0], k[1]));
+      key_high = mma::transpose8(pack_kind(kind, k[2], k[3]));
+    }
+    if (h == 0) {
+      change.x = low, change.y = high, keys.x = key_low, keys.z = key_high;
+    } else {
+      change.z = low, change.w = high, keys.y = key_low, keys.w = key_high;
+    }
+  }
+};
+
 /// T from shared memory to the workspace, its diagonal blocks and below.
 template <typename lay, int threads>
 __device__ __forceinline__ void keep_T(const arguments& a, std::int64_t at,
@@ -341,7 +380,8 @@ __device__ __forceinline__ void scale_d_o(const arguments& a, std::int64_t at,
   }
 }
 
-template <typename E, int K, int V>
+/// `Content`: b holds the logits of a gate that moves from window to window.
+template <typename E, int K, int V, bool Content>
 __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
     prepare(const __grid_constant__ arguments a) {
   using lay = prepare_layout<K, V>;
@@ -367,11 +407,11 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
     const std::uint32_t to = shared + mma::tile_offset<K>(group, channel);
     copy_rows<E, K>(to + lay::q, p.q, c, group, qk_head, channel);
     copy_rows<E, K>(to + lay::k, p.k, c, group, qk_head, channel);
-    if (p.family == family::gdn2) {
+    if (Content || p.family == family::gdn2) {
       copy_rows<E, K>(to + lay::R, p.b, c, group, head, channel);
     } else {
       uint2 b_raw[8];
-      fetch_erase<E>(b_raw, p, c, group, 0, head, channel);
+      fetch_erase<E, Content>(b_raw, p, c, group, 0, head, channel);
 #pragma unroll
       for (int i = 0; i < 8; ++i)
         *reinterpret_cast<uint2*>(memory + lay::R +
@@ -390,17 +430,20 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
   mma::copy_commit();
   uint2 Kt[8];
   {
-    const std::int64_t own =
-        at * chunk * K + mma::tile_offset<K>(group, channel) / 2;
+    const std::int64_t own = at * chunk * K + wide_offset(group, channel) / 2;
     __half* const Qt_row = a.Qt + own;
     __half* const Rt_row = a.Rt + own;
     float sum[8][4], total[4], ends[5][4];
     fetch_decay(sum, p, c, group, head, channel);
-    if (p.family != family::gdn2 && tid < chunk)
+    if ((Content || p.family != family::gdn2) && tid < chunk)
       a.factors[at * (4 * chunk) + to_beta + tid] =
-          tid < c.length ? static_cast<float>(
-                               *row_of<E>(p.beta, c.batch, c.first + tid, head))
-                         : 0.f;
+          tid < c.length
+              ? static_cast<float>(*row_of<E>(Content ? p.w : p.beta, c.batch,
+                                              c.first + tid, head))
+              : 0.f;
+    [[maybe_unused]] float shift[4];
+    if constexpr (Content)
+      read4(shift, shifts_of<K>(a, c, index, head) + channel);
     running_sum(sum, total, lane);
     block_ends(ends, sum, quad);
     const float lift = index == a.first_chunk[c.sequence] ? first_lift : 1.f;
@@ -452,6 +495,7 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
       // The scaled forms stand in other lanes' columns.
       __syncwarp();
       const reference r = reference_of(ends[b], ends[b + 1], kind);
+      [[maybe_unused]] gate_parts keep;
       float from_start[4], from_start_scaled[4], to_end[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
@@ -462,16 +506,20 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
 #pragma unroll
       for (int i = 2 * b; i < 2 * b + 2; ++i) {
         const int row = group + 8 * i;
-        float q[4], k[4], R[4];
+        float q[4], k[4], R[4], change[4];
         unpack4<E>(q, q_raw[i - 2 * b]);
         unpack4<E>(k, k_raw[i - 2 * b]);
         unpack4<E>(R, b_raw[i - 2 * b]);
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           const float up = power(sum[i][j] - r.q[j]);
-          R[j] *= k[j];
+          float2 gate = {R[j], 0.f};
+          if constexpr (Content) gate = logistic(R[j] + shift[j]);
+          R[j] = gate.x * k[j];
+          change[j] = R[j] * gate.y * (kind == pairs ? power(sum[i][j]) : up);
           q[j] *= up, R[j] *= up, k[j] *= power(r.k[j] - sum[i][j]);
         }
+        if constexpr (Content) keep.put(i % 2, kind, change, k);
         put_row<K>(
             memory + lay::q, row, base, quad,
             uint2{pack_kind(kind, q[0], q[1]), pack_kind(kind, q[2], q[3])});
@@ -488,8 +536,13 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
           k[j] *= to_end[j];
         }
         Kt[i] = {operand::pack(k[0], k[1]), operand::pack(k[2], k[3])};
-        store4(Qt_row + 8 * i * K, q);
-        store4(Rt_row + 8 * i * K, R);
+        store4(Qt_row + 8 * i * 64, q);
+        store4(Rt_row + 8 * i * 64, R);
+      }
+      if constexpr (Content) {
+        const std::int64_t to = ((at * warps + warp) * 4 + b) * 32 + lane;
+        a.change[to] = keep.change;
+        a.keys[to] = keep.keys;
       }
     }
     if (group == 0)
@@ -562,7 +615,10 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
       auto* decay = reinterpret_cast<float*>(memory + lay::d_o);  // [64,16]
       auto* raw = reinterpret_cast<__half*>(memory + lay::d_o + 4096);
       __syncthreads();
-      if (kb == warp) stage_pairs<E>(decay, raw, p, c, head, base);
+      if (kb == warp)
+        stage_pairs<E, Content>(
+            decay, raw, p, c, head, base,
+            Content ? shifts_of<K>(a, c, index, head) : nullptr);
       __syncthreads();
 #pragma unroll
       for (int job = 0; job < jobs; ++job) {
@@ -646,8 +702,7 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
   multiply_PT<lay, warps>(memory, warp, lane);
   keep_T<lay, threads>(a, at, memory, tid);
   // M = T^T Kt, this warp's channels.
-  __half* const to =
-      a.M + at * chunk * K + mma::tile_offset<K>(group, channel) / 2;
+  __half* const to = a.M + at * chunk * K + wide_offset(group, channel) / 2;
   quad_reg x[4];
 #pragma unroll
   for (int kb = 0; kb < 4; ++kb)
@@ -666,10 +721,11 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
     for (int h = 0; h < 2; ++h) {
       const float z[4] = {y[0][2 * h], y[0][2 * h + 1], y[1][2 * h],
                           y[1][2 * h + 1]};
-      store4(to + (block * 16 + 8 * h) * K, z);
+      store4(to + (block * 16 + 8 * h) * 64, z);
     }
   }
   __syncthreads();
+  if constexpr (Content) sum_rows<lay>(a, at, memory, tid);
   multiply_Z<lay, V, warps>(a, at, shared, warp, lane);
 }
 

@@ -58,15 +58,27 @@ __device__ __forceinline__ void put_state(uint2* block, const quad_reg& x,
   }
 }
 
-/// Writes 16 tokens x 16 values held transposed into a panel.
-__device__ __forceinline__ void put_transposed(__half* panel, const quad_reg& x,
-                                               int lane) {
+/// 16 tokens x 16 values held transposed, as rows of tokens.
+__device__ __forceinline__ quad_reg transposed(const quad_reg& x) {
+  return {{mma::transpose8(x.r[0]), mma::transpose8(x.r[1]),
+           mma::transpose8(x.r[2]), mma::transpose8(x.r[3])}};
+}
+/// Writes such rows, from value channel v on, into a tile by wide_offset.
+__device__ __forceinline__ void put_wide(__half* tile, int first_row, int v,
+                                         const quad_reg& y, int lane) {
+  const int group = lane >> 2, quad = lane & 3;
+  __half* row = tile + v / 64 * (chunk * 64) + (first_row + group) * 64 +
+                ((v % 64) ^ ((group & 6) * 8));
+  store_row16(row, quad, y.r[0], y.r[1], true, group % 2 * 8);
+  store_row16(row + 8 * 64, quad, y.r[2], y.r[3], true, group % 2 * 8);
+}
+/// Writes such rows into a panel.
+__device__ __forceinline__ void put_rows(__half* panel, const quad_reg& y,
+                                         int lane) {
   const int group = lane >> 2, quad = lane & 3;
   __half* row = panel + group * 16;
-  store_row16(row, quad, mma::transpose8(x.r[0]), mma::transpose8(x.r[1]), true,
-              group * 2 & 8);
-  store_row16(row + 8 * 16, quad, mma::transpose8(x.r[2]),
-              mma::transpose8(x.r[3]), true, group * 2 & 8);
+  store_row16(row, quad, y.r[0], y.r[1], true, group * 2 & 8);
+  store_row16(row + 8 * 16, quad, y.r[2], y.r[3], true, group * 2 & 8);
 }
 
 /// The state as left operand, channels 16 kb...
@@ -78,6 +90,71 @@ __device__ __forceinline__ quad_reg as_operand(const float (&x)[Tiles][4],
            operand::pack(x[2 * kb + 1][0], x[2 * kb + 1][1]),
            operand::pack(x[2 * kb + 1][2], x[2 * kb + 1][3])}};
 }
+
+/// Where 16 tokens of 16 channels of a tile stand, of this lane's rows.
+template <bool Scalar, int K>
+__device__ __forceinline__ std::uint32_t key_block(std::uint32_t rows, int kb,
+                                                   int tb) {
+  if constexpr (Scalar) return (rows ^ (kb * 32)) + tb * 32 * K;
+  return (rows ^ (kb % 4 * 32)) + kb / 4 * (chunk * 128) + tb * 2048;
+}
+
+/// The product of the state with a tile, all its tokens; the state is written
+/// out and then decays, times `lift`.  `rows`: where this lane's ldmatrix rows
+/// of the tile begin, stored [n][k].
+template <bool Scalar, int K>
+__device__ __forceinline__ void multiply_state(
+    float (&u)[8][4], float (&S)[K / 8][4], uint2* states, std::uint32_t rows,
+    const float* decay, float lift, int lane) {
+#pragma unroll
+  for (int kb = 0; kb < K / 16; ++kb) {
+    const quad_reg x = as_operand(S, kb);
+#pragma unroll
+    for (int tb = 0; tb < 4; ++tb) {
+      const quad_reg y = mma::ldmatrix(key_block<Scalar, K>(rows, kb, tb));
+      mma::multiply_fp16(u[2 * tb], x, y.r[0], y.r[1]);
+      mma::multiply_fp16(u[2 * tb + 1], x, y.r[2], y.r[3]);
+    }
+    put_state<Scalar>(states + kb * 64, x, lane);
+#pragma unroll
+    for (int j = 2 * kb; j < 2 * kb + 2; ++j) {
+      const float2 d =
+          *reinterpret_cast<const float2*>(decay + 8 * j + 2 * (lane & 3));
+      S[j][0] *= d.x * lift, S[j][1] *= d.y * lift;
+      S[j][2] *= d.x * lift, S[j][3] *= d.y * lift;
+    }
+  }
+}
+/// Adds the product of x with 16 tokens of a tile to the state; `rows` as
+/// above, stored [k][n].
+template <bool Scalar, int K>
+__device__ __forceinline__ void add_product(float (&S)[K / 8][4],
+                                            const quad_reg& x,
+                                            std::uint32_t rows, int tb) {
+#pragma unroll
+  for (int kb = 0; kb < K / 16; ++kb) {
+    const quad_reg y = mma::ldmatrix_trans(key_block<Scalar, K>(rows, kb, tb));
+    mma::multiply_fp16(S[2 * kb], x, y.r[0], y.r[1]);
+    mma::multiply_fp16(S[2 * kb + 1], x, y.r[2], y.r[3]);
+  }
+}
+
+/// Where this lane's ldmatrix rows begin: of a right operand, stored [n][k] and
+/// [k][n], and of a panel's values; a column block is added by exclusive or,
+/// since tiles begin at multiples of 256 bytes.
+template <int Columns>
+struct lane_rows {
+  std::uint32_t right, trans, panel;
+
+  __device__ __forceinline__ lane_rows(int warp, int lane)
+      : right(mma::tile_offset<Columns>((lane >> 4) * 8 + (lane & 7),
+                                        ((lane >> 3) & 1) * 8)),
+        trans(mma::tile_offset<Columns>(((lane >> 3) & 1) * 8 + (lane & 7),
+                                        (lane >> 4) * 8)),
+        panel(warp * (chunk * 32) +
+              2 * panel_offset((lane >> 4) * 8 + (lane & 7),
+                               ((lane >> 3) & 1) * 8)) {}
+};
 
 /// A warp fills the stages, from the walk's first chunk on: tiles by the copy
 /// engine, and the values and write gates, rows of the inputs, by itself.
@@ -158,8 +235,8 @@ __device__ __forceinline__ void fill_stages(const arguments& a,
 
 /// `Scalar`: one decay a head; Rt, Qt are k, q, their factors apart.
 /// A block walks one way: in the first half of the grid, whose chunks cost
-/// more, backwards.  Each warp has 16 value channels, but for the last, which
-/// copies.
+/// more, backwards; with a content gate all walk forwards.  Each warp has 16
+/// value channels, but for the last, which copies.
 template <typename E, int K, int V, int Warps, bool Scalar>
 __global__ void __launch_bounds__(walk_layout<K, Warps>::threads, 1)
     walk(const __grid_constant__ arguments a) {
@@ -171,8 +248,9 @@ __global__ void __launch_bounds__(walk_layout<K, Warps>::threads, 1)
       __shfl_sync(~0u, threadIdx.x >> 5, 0);  // known to be uniform
   const int group = lane >> 2, quad = lane & 3;
   constexpr int splits = V / (Warps * 16);
-  const bool reverse = blockIdx.x < gridDim.x / 2;
-  const int index = reverse ? blockIdx.x : blockIdx.x - gridDim.x / 2;
+  const unsigned backwards = p.family == family::carve ? 0 : gridDim.x / 2;
+  const bool reverse = blockIdx.x < backwards;
+  const int index = reverse ? blockIdx.x : blockIdx.x - backwards;
   const int part = index % splits, head = index / splits % p.HV;
   const int sequence = index / (splits * p.HV);
   const int begin = a.first_chunk[sequence],
@@ -197,52 +275,9 @@ __global__ void __launch_bounds__(walk_layout<K, Warps>::threads, 1)
   const int v = (part * Warps + warp) * 16;
   const std::int64_t state_at =
       (static_cast<std::int64_t>(sequence) * p.HV + head) * K * V;
-  // Where this lane's ldmatrix rows begin: of a right operand, stored [n][k]
-  // and [k][n], and of a panel's values; a column block is added by exclusive
-  // or, since tiles begin at multiples of 256 bytes.
-  const std::uint32_t in_right =
-      mma::tile_offset<K>((lane >> 4) * 8 + (lane & 7), ((lane >> 3) & 1) * 8);
-  const std::uint32_t in_trans =
-      mma::tile_offset<K>(((lane >> 3) & 1) * 8 + (lane & 7), (lane >> 4) * 8);
-  const std::uint32_t in_panel =
-      warp * (chunk * 32) +
-      2 * panel_offset((lane >> 4) * 8 + (lane & 7), ((lane >> 3) & 1) * 8);
+  const lane_rows<Scalar ? K : 64> in(warp, lane);
   float S[K / 8][4];
 
-  // The product of the state with the tile at `tile`, all its tokens; the state
-  // is written out and then decays, times `lift`.
-  auto multiply_state = [&](float(&u)[8][4], uint2* states, std::uint32_t tile,
-                            const float* decay, float lift) {
-#pragma unroll
-    for (int kb = 0; kb < K / 16; ++kb) {
-      const quad_reg x = as_operand(S, kb);
-#pragma unroll
-      for (int tb = 0; tb < 4; ++tb) {
-        const quad_reg y =
-            mma::ldmatrix(((tile + in_right) ^ (kb * 32)) + tb * 32 * K);
-        mma::multiply_fp16(u[2 * tb], x, y.r[0], y.r[1]);
-        mma::multiply_fp16(u[2 * tb + 1], x, y.r[2], y.r[3]);
-      }
-      put_state<Scalar>(states + kb * 64, x, lane);
-#pragma unroll
-      for (int j = 2 * kb; j < 2 * kb + 2; ++j) {
-        const float2 d =
-            *reinterpret_cast<const float2*>(decay + 8 * j + 2 * quad);
-        S[j][0] *= d.x * lift, S[j][1] *= d.y * lift;
-        S[j][2] *= d.x * lift, S[j][3] *= d.y * lift;
-      }
-    }
-  };
-  // Adds the product of x with 16 tokens of the tile to the state.
-  auto add_product = [&](const quad_reg& x, std::uint32_t tile, int tb) {
-#pragma unroll
-    for (int kb = 0; kb < K / 16; ++kb) {
-      const quad_reg y =
-          mma::ldmatrix_trans(((tile + in_trans) ^ (kb * 32)) + tb * 32 * K);
-      mma::multiply_fp16(S[2 * kb], x, y.r[0], y.r[1]);
-      mma::multiply_fp16(S[2 * kb + 1], x, y.r[2], y.r[3]);
-    }
-  };
   // Calls step(offset of the stage) when it is full, then frees it.
   int stage = 0, phase = 0;
   auto in_stage = [&](auto&& step) {
@@ -273,20 +308,19 @@ __global__ void __launch_bounds__(walk_layout<K, Warps>::threads, 1)
         const std::uint32_t from = shared + stage_at;
         const float* decay =
             reinterpret_cast<const float*>(memory + stage_at + lay::decay);
-        __half* const U = a.U + (at * V + v) * chunk;
         float u[8][4] = {};
-        multiply_state(u, a.S + (at * V + v) * (K / 4), from + lay::Rt, decay,
-                       1.f);
+        multiply_state<Scalar, K>(u, S, a.S + (at * V + v) * (K / 4),
+                                  from + lay::Rt + in.right, decay, 1.f, lane);
         // Rt of the first chunk is lifted.
         const float unlift_R = !Scalar && i == 0 ? 1 / first_lift : 1.f;
         quad_reg x[4];  // U'
 #pragma unroll
         for (int tb = 0; tb < 4; ++tb) {
           const quad_reg y =
-              mma::ldmatrix_trans(from + lay::v + in_panel + tb * 512);
+              mma::ldmatrix_trans(from + lay::v + in.panel + tb * 512);
           quad_reg gate;
           if (gdn2)
-            gate = mma::ldmatrix_trans(from + lay::w + in_panel + tb * 512);
+            gate = mma::ldmatrix_trans(from + lay::w + in.panel + tb * 512);
 #pragma unroll
           for (int n = 0; n < 4; ++n) {
             float2 z = element<E>::unpack(y.r[n]);
@@ -305,7 +339,7 @@ __global__ void __launch_bounds__(walk_layout<K, Warps>::threads, 1)
             }
             x[tb].r[n] = operand::pack(lo, hi);
           }
-          add_product(x[tb], from + lay::M, tb);
+          add_product<Scalar, K>(S, x[tb], from + lay::M + in.trans, tb);
         }
         // U, for which the next chunk does not wait.
 #pragma unroll
@@ -318,12 +352,14 @@ __global__ void __launch_bounds__(walk_layout<K, Warps>::threads, 1)
             mma::multiply_fp16(y[0], x[kb], t.r[0], t.r[1]);
             mma::multiply_fp16(y[1], x[kb], t.r[2], t.r[3]);
           }
-          put_transposed(U + tb * 256,
-                         {{operand::pack(y[0][0], y[0][1]),
-                           operand::pack(y[0][2], y[0][3]),
-                           operand::pack(y[1][0], y[1][1]),
-                           operand::pack(y[1][2], y[1][3])}},
-                         lane);
+          const quad_reg rows = transposed({{operand::pack(y[0][0], y[0][1]),
+                                             operand::pack(y[0][2], y[0][3]),
+                                             operand::pack(y[1][0], y[1][1]),
+                                             operand::pack(y[1][2], y[1][3])}});
+          if constexpr (Scalar)
+            put_rows(a.U + (at * V + v) * chunk + tb * 256, rows, lane);
+          else
+            put_wide(a.U + at * V * chunk, tb * 16, v, rows, lane);
         }
       });
     }
@@ -357,13 +393,13 @@ __global__ void __launch_bounds__(walk_layout<K, Warps>::threads, 1)
     const std::uint32_t common_2 = operand::pack(common, common);
     const float scale = p.scale * common;
     float u[8][4] = {};
-    multiply_state(u, a.dS + (at * V + v) * (K / 4), from + lay::M, decay,
-                   lift);
+    multiply_state<Scalar, K>(u, S, a.dS + (at * V + v) * (K / 4),
+                              from + lay::M + in.right, decay, lift, lane);
 #pragma unroll
     for (int tb = 0; tb < 4; ++tb) {
-      quad_reg o = mma::ldmatrix_trans(from + lay::d_o + in_panel + tb * 512);
+      quad_reg o = mma::ldmatrix_trans(from + lay::d_o + in.panel + tb * 512);
       const quad_reg y =
-          mma::ldmatrix_trans(from + lay::Z + in_panel + tb * 512);
+          mma::ldmatrix_trans(from + lay::Z + in.panel + tb * 512);
       quad_reg x, scaled;
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
@@ -386,12 +422,12 @@ __global__ void __launch_bounds__(walk_layout<K, Warps>::threads, 1)
       }
       if (!Scalar) mma::scale_fp16(o, common_2, common_2);
       // The first product does not wait for x.
-      add_product(o, from + lay::Qt, tb);
+      add_product<Scalar, K>(S, o, from + lay::Qt + in.trans, tb);
       quad_reg minus = Scalar ? scaled : x;
 #pragma unroll
       for (int n = 0; n < 4; ++n) minus.r[n] ^= 0x80008000u;
-      add_product(minus, from + lay::Rt, tb);
-      put_transposed(dR + tb * 256, x, lane);
+      add_product<Scalar, K>(S, minus, from + lay::Rt + in.trans, tb);
+      put_rows(dR + tb * 256, transposed(x), lane);
     }
   };
   // The first chunk from its first token on, where the state is kept from.

@@ -103,7 +103,9 @@ problem sized(family fam, const shape& s) {
 }
 
 /// Allocates and fills one set of tensors; counts the bytes a call must move.
-case_data make(family fam, const shape& s, direction way, std::uint64_t seed) {
+/// `kept`: of carve's backward, what its forward can keep is there.
+case_data make(family fam, const shape& s, direction way, bool kept,
+               std::uint64_t seed) {
   case_data c;
   problem& p = c.p;
   p = sized(fam, s);
@@ -166,6 +168,10 @@ case_data make(family fam, const shape& s, direction way, std::uint64_t seed) {
           std::int64_t(s.H) * p.rank, p.V, format::fp32, values::gate, 1.0f));
       c.grad.d_w_up = static_cast<float*>(array(
           std::int64_t(s.H) * p.K, p.rank, format::fp32, values::gate, 1.0f));
+      if (kept)
+        c.grad.window_means =
+            static_cast<float*>(array(window_slots(p) * p.HV, p.V, format::fp32,
+                                      values::unit_normal, 0.1f));
     }
   } else {
     c.out.o = place(p.V, f, values::gate);
@@ -281,14 +287,14 @@ int index_of(const char* const (&names)[N], const char* name) {
 }
 
 void row(family fam, direction way, const shape& s, route how, int repeat,
-         double bandwidth) {
+         double bandwidth, bool kept = false) {
   std::vector<case_data> sets;
-  sets.push_back(make(fam, s, way, 1));
+  sets.push_back(make(fam, s, way, kept, 1));
   // Small problems rotate among several, so that no run meets its inputs in
   // the cache.
   const std::size_t beyond_cache = std::size_t(256) << 20;
   while (sets.size() * sets[0].bytes < beyond_cache && sets.size() < 16)
-    sets.push_back(make(fam, s, way, 100 * sets.size()));
+    sets.push_back(make(fam, s, way, kept, 100 * sets.size()));
   std::size_t bytes = 0;
   status outcome = workspace_of(sets[0], way, how, &bytes);
   const buffer ws = allocate(bytes);
@@ -323,6 +329,7 @@ void row(family fam, direction way, const shape& s, route how, int repeat,
   const double ns = ms * 1e6 / units;
   std::printf("%-18s %9.3f ms %8.3f ns  floor %6.3f  ratio %6.2f", kernel, ms,
               ns, floor, ns / floor);
+  if (kept) std::printf("  means kept by the forward");
   if (way == direction::decode)
     std::printf("  copy of as many bytes %.3f ns",
                 copy_ms(sets[0].bytes / 2, repeat) * 1e6 / units);
@@ -453,6 +460,9 @@ int main(int argc, char** argv) {
         for (shape s : shapes) {
           if (d == direction::decode && s.T != 1) continue;
           row(fam, d, s, static_cast<route>(how), repeat, bandwidth);
+          if (fam == family::carve && d == direction::backward &&
+              static_cast<route>(how) == route::best)
+            row(fam, d, s, route::best, repeat, bandwidth, true);
         }
       }
   return 0;

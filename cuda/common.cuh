@@ -62,6 +62,18 @@ __device__ __forceinline__ sequence_span span_of(const std::int64_t* cu_seqlens,
   return {0, cu_seqlens[n], cu_seqlens[n + 1] - cu_seqlens[n]};
 }
 
+/// Where the means of sequence n's windows begin in outputs::window_means:
+/// starts are never decreasing, so that those of two sequences never overlap.
+/// `first`: tokens before the sequence, of all batch entries.
+__host__ __device__ __forceinline__ std::int64_t window_slot(const problem& p,
+                                                             std::int64_t first,
+                                                             std::int64_t n) {
+  return first / p.window + n;
+}
+inline std::int64_t window_slots(const problem& p) {
+  return static_cast<std::int64_t>(p.B) * p.T / p.window + p.N;
+}
+
 /// Offset of channel 0 of (batch, token, head) in elements.
 __device__ __forceinline__ std::int64_t offset(const tensor& x,
                                                std::int64_t batch,

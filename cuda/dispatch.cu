@@ -86,6 +86,9 @@ status check_results(const problem& p, const outputs& out) {
   CARVE_CUDA_NEED(out.o, "o", element_size(p.input));
   CARVE_CUDA_ROWS(out.o, "o", element_size(p.input), p, p.HV, p.V);
   CARVE_CUDA_ALIGNED(out.final_state, "final_state", 16);
+  CARVE_CUDA_ALIGNED(out.window_means, "window_means", 16);
+  if (out.window_means != nullptr && p.family != family::carve)
+    return bad("window_means: this family has no windows");
   return {};
 }
 
@@ -103,6 +106,9 @@ status check_results(const problem& p, const gradients& g) {
   CARVE_CUDA_ROWS(g.dw, "dw", size, p, p.HV, have.w);
   CARVE_CUDA_ALIGNED(g.d_final_state, "d_final_state", 16);
   CARVE_CUDA_ALIGNED(g.d_initial_state, "d_initial_state", 16);
+  CARVE_CUDA_ALIGNED(g.window_means, "window_means", 16);
+  if (g.window_means != nullptr && p.family != family::carve)
+    return bad("window_means: this family has no windows");
   // A gradient of a gate that the family lacks would never be written.
   if (have.g == 0 && g.dg.data != nullptr)
     return bad("dg: this family has no decay");

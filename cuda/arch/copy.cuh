@@ -58,6 +58,13 @@ __device__ __forceinline__ void bulk_store(void* to, std::uint32_t from,
       "r"(from), "r"(bytes)
       : "memory");
 }
+/// Asks the L2 cache for what will be read.
+__device__ __forceinline__ void bulk_prefetch(const void* from,
+                                              std::uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(from),
+               "r"(bytes)
+               : "memory");
+}
 /// Until what is stored has been read, and until it is written.
 __device__ __forceinline__ void bulk_store_read_wait() {
   asm volatile("cp.async.bulk.wait_group.read 0;\n" ::: "memory");

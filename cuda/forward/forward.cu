@@ -117,7 +117,8 @@ __global__ void __launch_bounds__(
   registers::shrink();
   if constexpr (memory::content) {
     if (role > memory::walkers) {
-      gate_chunks<In, K, V>(p, span, head, m, 0, thread);
+      gate_chunks<In, K, V>(p, span, head, m, 0,
+                            means_of(p, out, span, sequence, head), thread);
       return;
     }
   }
@@ -185,14 +186,20 @@ __global__ void __launch_bounds__(
   const chunk_loader<walk> loader(m, p, there, sequence, head);
   if constexpr (together) {
     if (role < 3)
-      gate_chunks<In, K, V>(p, span, head, m, role - 1, thread);
+      gate_chunks<In, K, V>(p, span, head, m, role - 1, nullptr, thread);
     else
-      lead_chunks<In, K, V>(p, span, head, m, loader, thread);
+      // Of the cluster's blocks the first keeps the means.
+      lead_chunks<In, K, V>(p, span, head, m, loader,
+                            blockIdx.x % parts == 0
+                                ? means_of(p, out, span, sequence, head)
+                                : nullptr,
+                            thread);
     sync_cluster();
   } else {
     if constexpr (walk::content)
       if (role > walk::walkers) {
-        gate_chunks<In, K, V>(p, span, head, m, 0, thread);
+        gate_chunks<In, K, V>(p, span, head, m, 0,
+                              means_of(p, out, span, sequence, head), thread);
         return;
       }
     if (thread == 0) loader.load_all(span.length);

@@ -229,10 +229,13 @@ struct content_gate {
 
   /// Moves the shifts to W_up W_down m, of the sums in place `which`, by the
   /// leader.  `w` was loaded before the mean was waited for; what is beyond is
-  /// not held, to spare registers.
-  __device__ void move(const problem& p, const weights& w, int which) const {
+  /// not held, to spare registers.  `keep`: where the mean is written, or null.
+  __device__ void move(const problem& p, const weights& w, int which,
+                       float* keep) const {
     const shared<float[V]> sums = at[&memory::sums][which];
     const shared<float[largest_rank]> inner = at[&memory::inner];
+    if (keep != nullptr && own() < V)
+      keep[own()] = mean * load<float>(sums, own());
     const auto project = [&](int r, float4 total) {
       float x = mean * ((total.x + total.y) + (total.z + total.w));
 #pragma unroll

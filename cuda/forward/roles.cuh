@@ -179,6 +179,17 @@ struct chunk_loader {
   }
 };
 
+/// Where the means of a sequence's windows are kept, for one head: that which
+/// its first window would follow, or null.
+__device__ __forceinline__ float* means_of(const problem& p, const outputs& out,
+                                           const sequence_span& span,
+                                           int sequence, int head) {
+  if (out.window_means == nullptr) return nullptr;
+  const std::int64_t slot =
+      window_slot(p, span.batch * p.T + span.first, sequence);
+  return out.window_means + (slot * p.HV + head) * p.V;
+}
+
 /// Warpgroup `which` of those that gate the chunks of a head for the walkers,
 /// in order: all put the gate on, the first makes z and T.  A single one leads
 /// as well; two are led by `lead_chunks`.
@@ -186,7 +197,7 @@ template <class In, int K, int V, class Memory>
 __device__ __forceinline__ void gate_chunks(const problem& p,
                                             sequence_span span, int head,
                                             shared<Memory> m, int which,
-                                            int thread) {
+                                            float* means, int thread) {
   using tiles = chunk_tiles<K, axis::content>;
   using waits = typename Memory::gate_waits;
   constexpr int Groups = Memory::narrow ? 2 : 1;
@@ -231,7 +242,8 @@ __device__ __forceinline__ void gate_chunks(const problem& p,
     if (moves) {
       if constexpr (leads) {
         sync_group<with_gate<walkers>>(named::known);
-        gate.move(p, weights, 0);
+        if (means != nullptr) means += p.HV * V;
+        gate.move(p, weights, 0, means);
       }
       sync_group<moved_threads>(named::moved);
     }
@@ -268,7 +280,7 @@ __device__ __forceinline__ void lead_chunks(const problem& p,
                                             const sequence_span& span, int head,
                                             shared<Memory> m,
                                             const chunk_loader<Memory>& loader,
-                                            int thread) {
+                                            float* means, int thread) {
   const int length = static_cast<int>(span.length);
   content_gate<In, K, V, 2> gate;
   gate.start(p, span, head, m[&Memory::gate], thread);
@@ -297,7 +309,8 @@ __device__ __forceinline__ void lead_chunks(const problem& p,
           m[&Memory::gate_barriers][&waits::known][which];
       barrier_wait(known, (window >> 1) & 1);
       if (thread == 0) barrier_expect(known, Memory::window_bytes);
-      gate.move(p, weights, which);
+      if (means != nullptr) means += p.HV * V;
+      gate.move(p, weights, which, means);
       arrive_group<3 * group>(named::moved);
       ++window;
     }

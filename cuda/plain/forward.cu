@@ -257,6 +257,7 @@ status forward_general(const problem& p, const outputs& out, void* workspace,
   if (used > bytes)
     return {workspace_too_small, "workspace is smaller than forward_workspace"};
   a.out = out;
+  a.mean = out.window_means;
   return general::run_forward(a, stream);
 }
 

@@ -113,6 +113,11 @@ inline gate_channels gate_channels_of(const problem& p) {
 struct outputs {
   tensor o;                      ///< [B,T,HV,V], format `problem::input`
   float* final_state = nullptr;  ///< [N,HV,K,V] fp32, or null
+  /// Family carve: the mean of o over every window that another one follows,
+  /// [slots,HV,V] fp32, or null. Of sequence n, which begins at token `first`
+  /// (of all batch entries one after the other), the mean that window c follows
+  /// stands in slot first / window + n + c; slots: B T / window + N.
+  float* window_means = nullptr;
 };
 
 /// Cotangents in, gradients out; shapes as the tensors they belong to.
@@ -122,6 +127,9 @@ struct outputs {
 struct gradients {
   tensor d_o;                            ///< in: [B,T,HV,V]
   const float* d_final_state = nullptr;  ///< in: [N,HV,K,V] or null
+  /// in: what the forward of the same inputs wrote there, or null; spares the
+  /// fast backward of family carve a forward of its own
+  const float* window_means = nullptr;
   /// out: gradients, shaped as the inputs; that of g is the gradient with
   /// respect to the natural log
   ///@{
@@ -149,8 +157,9 @@ struct status {
 /// and |S| must stay below 65504; beyond, infinities come out, never a silent
 /// clip.  carve: the erase logits and what the content adds to them must each
 /// stay within 80; the fast forward makes their exponentials apart, so beyond
-/// that a gate may end at 0 or 1 where the two cancel.  The general ones
-/// compute in fp32 throughout.
+/// that a gate may end at 0 or 1 where the two cancel.  In its backward what an
+/// output receives through the gate may be 2^13 times the largest cotangent of
+/// its sequence.  The general ones compute in fp32 throughout.
 ///
 /// Gradients of the fast backward known to err by more than 1.5 of the
 /// library's rounding replay (the factor in brackets, found by emulation; see

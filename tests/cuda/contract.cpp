@@ -123,6 +123,50 @@ TEST_CASE("the same bits alone and among many", "[contract][fast]") {
     }
 }
 
+// One sequence, many, and packed ones: three kernels.
+TEST_CASE(
+    "the means that the forward keeps are those of its outputs, and the "
+    "backward takes them",
+    "[contract][fast]") {
+  for (const path how : {path::general, path::best})
+    for (const int B : {1, 33, 0}) {
+      sizes s;
+      s.fam = family::carve;
+      s.K = s.V = 128;
+      s.B = std::max(B, 1);
+      s.T = 300;
+      s.HV = 2;
+      s.window = 128;
+      if (B == 0) s.cu = {0, 0, 128, 300};
+      inputs in = make(s, draw::easy);
+      const results plain = run(in, how);
+      in.keep_means = true;
+      const results kept = run(in, how);
+      require_same_bits("o", plain.o, kept.o);
+      for (const named_values& x : paired(plain, kept))
+        require_same_bits(x.name, *x.got, *x.expected);
+      const problem& p = in.shape;
+      const values o = reference(in).o;
+      values got, expected;
+      for (int n = 0; n < p.N; ++n) {
+        const std::int64_t first =
+            in.cu.empty() ? std::int64_t(n) * p.T : in.cu[n];
+        const std::int64_t length =
+            in.cu.empty() ? p.T : in.cu[n + 1] - in.cu[n];
+        for (std::int64_t c = 1; c * p.window < length; ++c)
+          for (int j = 0; j < p.HV * p.V; ++j) {
+            double sum = 0;
+            for (int t = 0; t < p.window; ++t)
+              sum += o[(first + (c - 1) * p.window + t) * p.HV * p.V + j];
+            expected.push_back(sum / p.window);
+            got.push_back(
+                kept.window_means[(first / p.window + n + c) * p.HV * p.V + j]);
+          }
+      }
+      REQUIRE(relative_rms(got, expected) < 3e-3);
+    }
+}
+
 TEST_CASE("an empty sequence leaves its state as it was", "[contract]") {
   for (const path how : {path::general, path::best})
     for (const family f : families)

@@ -493,12 +493,17 @@ results run(const inputs& in, path how, bool backward_too) {
   outputs o;
   o.o = s.output(got.o, rows * p.V, p.HV, p.V, p.input);
   o.final_state = s.output_array(got.final_state, states(p));
+  if (in.keep_means)
+    o.window_means =
+        s.output_array(got.window_means,
+                       (tokens(p) / p.window + std::size_t(p.N)) * p.HV * p.V);
   s.run(p, o, how);
   if (backward_too) {
     const gate_channels have = gate_channels_of(p);
     gradients g;
     g.d_o = s.input(in.d_o, p.HV, p.V, p.input);
     g.d_final_state = s.array(in.d_final_state);
+    g.window_means = o.window_means;
     g.dq = s.output(got.dq, keys, p.H, p.K, p.input);
     g.dk = s.output(got.dk, keys, p.H, p.K, p.input);
     g.dv = s.output(got.dv, rows * p.V, p.HV, p.V, p.input);

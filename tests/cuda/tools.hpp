@@ -23,12 +23,16 @@ struct inputs {
   values d_o, d_final_state;
   /// Elements between the rows of device tensors beyond the channels.
   int padding = 0;
+  /// Family carve: the forward keeps the windows' means, the backward takes
+  /// them.
+  bool keep_means = false;
 };
 
 /// Everything a call writes.
 struct results {
   values o, final_state;
   values dq, dk, dv, dg, dbeta, db, de, dw, d_initial_state, d_w_down, d_w_up;
+  values window_means;  // if kept; not of the reference
   // Of the reference alone: whether every value met on the way is a multiple
   // of 2^-10 below 2^13 (then no fp32 sum of them rounds, in any order), and
   // whether each is representable in the input format.
