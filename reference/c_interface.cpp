@@ -208,7 +208,7 @@ class call {
     for (const auto& m : outputs<double>::members()) {
       if (m.name != name) continue;
       const family_info& f = info(dump_.in.family);
-      const auto axes = axes_of(m, m.along(f), dump_.in.state_v_first);
+      const auto axes = axes_of(m, f, m.along(f), dump_.in.state_v_first);
       return laid_out(name, tensor<double>(shape_of(axes, dump_.size))).shape;
     }
     for (const auto& m : carve::tensors<double>::members()) {
@@ -318,7 +318,7 @@ json tables() {
            {"settings", json::array()}};
   const auto row_of = [](const tensor_row& row, const family_info& f) {
     json axes = json::array();
-    for (const std::string_view a : axes_of(row, row.along(f))) {
+    for (const std::string_view a : axes_of(row, f, row.along(f))) {
       axes.push_back(a);
     }
     return json{{"name", row.name},

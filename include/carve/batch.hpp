@@ -64,6 +64,16 @@ class batch {
     if (row().direction == erase_direction::gated_address) {
       x_.y = times_gate(x_.r, erase_gate(x_));
     }
+    if (row().steps == substeps::erase_then_delta) {
+      x_.v = in_turn(tensor<T>(x_.v.shape), x_.v);
+      x_.k = in_turn(x_.p, x_.k);
+      x_.beta = in_turn(x_.eta, x_.beta);
+    }
+    if (row().steps == substeps::trapezoid) {
+      x_.v = in_turn(one_token_later(x_.v), x_.v);
+      x_.k = in_turn(one_token_later(x_.k), x_.k);
+      x_.w = in_turn(x_.w_last, x_.w);
+    }
   }
 
   /// The sizes that check() found.
@@ -73,7 +83,7 @@ class batch {
   head<T> head_of(index_t n, index_t hv) const {
     head<T> h;
     h.tokens = range(n).second - range(n).first;
-    h.keys = n_.K, h.values = n_.V;
+    h.keys = n_.K, h.values = n_.V, h.substeps = rows_a_token(x_.k);
     h.q = view<const T>(x_.q, n, hv), h.k = view<const T>(x_.k, n, hv);
     h.v = view<const T>(x_.v, n, hv);
     h.a = view<const T>(p_.linear_decay ? x_.g : a_, n, hv);
@@ -122,10 +132,9 @@ class batch {
   rows<U> view(Tensor& x, index_t n, index_t hv) const {
     if (!x.present()) return {};
     const index_t heads = x.dim(2), width = x.rank() == 4 ? x.dim(3) : 1;
-    const index_t h = p_.tiled_heads ? hv % heads : hv / (n_.HV / heads);
-    const index_t token = p_.cu_seqlens.empty() ? n * n_.T : range(n).first;
-    return {x.data.data() + (token * heads + h) * width, heads * width,
-            x.rank() == 4 ? 1 : 0};
+    const index_t first = first_token(n) * rows_a_token(x);
+    return {x.data.data() + (first * heads + head_in(heads, hv)) * width,
+            heads * width, x.rank() == 4 ? 1 : 0};
   }
 
   /// State of sequence `n` and value head `hv`, in the storage order of
@@ -150,19 +159,36 @@ class batch {
   }
   ///@}
 
-  /// Zeros for the gradient of each tensor of the problem, and of the address
-  /// and the direction that are made of others.
+  /// Zeros for the gradient of each tensor that the heads read: those of the
+  /// problem, and what is made of several.
   tensors<T> zero_gradients() const {
     tensors<T> d;
     for (const auto& m : tensors<T>::members()) {
-      const tensor<T>& x = (p_.in.*m.at).present() ? p_.in.*m.at : x_.*m.at;
-      if (x.present()) d.*m.at = tensor<T>(x.shape);
+      if ((x_.*m.at).present()) d.*m.at = tensor<T>((x_.*m.at).shape);
     }
     return d;
   }
 
   /// Cotangents of the raw inputs from those of the activated ones.
   void activations_back(tensors<T>& d) const {
+    if (row().steps == substeps::erase_then_delta) {
+      tensor<T> nothing(p_.in.v.shape);
+      in_turn_back(nothing, p_.in.v, d.v);
+      in_turn_back(d.p, p_.in.k, d.k);
+      in_turn_back(d.eta, p_.in.beta, d.beta);
+    }
+    if (row().steps == substeps::trapezoid) {
+      tensor<T> last_v(p_.in.v.shape), last_k(p_.in.k.shape);
+      in_turn_back(last_v, p_.in.v, d.v);
+      in_turn_back(last_k, p_.in.k, d.k);
+      in_turn_back(d.w_last, p_.in.w, d.w);
+      each_pair_of_tokens(d.v, [&](std::size_t t, std::size_t next) {
+        d.v.data[t] += last_v.data[next];
+      });
+      each_pair_of_tokens(d.k, [&](std::size_t t, std::size_t next) {
+        d.k.data[t] += last_k.data[next];
+      });
+    }
     if (row().direction == erase_direction::gated_address) {
       times_gate_back(x_.r, erase_gate(x_), d.y, d.r, erase_gate(d));
       d.y = {};
@@ -199,19 +225,35 @@ class batch {
     return row().tied ? x.beta : x.b;
   }
 
+  /// Which of a tensor's heads value head `hv` reads.
+  index_t head_in(index_t heads, index_t hv) const {
+    return p_.tiled_heads ? hv % heads : hv / (n_.HV / heads);
+  }
+
+  /// The first token of sequence n, of all batch entries.
+  index_t first_token(index_t n) const {
+    return p_.cu_seqlens.empty() ? n * n_.T : range(n).first;
+  }
+
+  /// Rows a token of a tensor: its sub-steps.
+  template <class U>
+  index_t rows_a_token(const tensor<U>& x) const {
+    return n_.T > 0 ? x.dim(1) / n_.T : 1;
+  }
+
   /// Elements that meet in a product of a tensor [B,T,HV,K] and a gate, each of
   /// which may have H heads and the gate no channels: calls `visit` with the
   /// places in the product, the tensor and the gate.
   template <class Visit>
   void each_product(const tensor<T>& x, const tensor<T>& gate,
                     const Visit& visit) const {
-    const index_t tokens = n_.B * n_.T, group = n_.HV / n_.H;
-    const auto head_in = [&](const tensor<T>& y, index_t t, index_t hv) {
-      return t * y.dim(2) + (y.dim(2) == n_.HV ? hv : hv / group);
+    const index_t tokens = n_.B * n_.T;
+    const auto place = [&](const tensor<T>& y, index_t t, index_t hv) {
+      return t * y.dim(2) + head_in(y.dim(2), hv);
     };
     for (index_t t = 0; t < tokens; ++t) {
       for (index_t hv = 0; hv < n_.HV; ++hv) {
-        const index_t from = head_in(x, t, hv) * n_.K, g = head_in(gate, t, hv);
+        const index_t from = place(x, t, hv) * n_.K, g = place(gate, t, hv);
         for (index_t i = 0; i < n_.K; ++i) {
           visit(static_cast<std::size_t>((t * n_.HV + hv) * n_.K + i),
                 static_cast<std::size_t>(from + i),
@@ -235,6 +277,77 @@ class batch {
       dx.data[i] += gate.data[j] * dy.data[m];
       dgate.data[j] += x.data[i] * dy.data[m];
     });
+  }
+
+  /// The rows of two tensors [B,T,heads,...] in turn, one of each a token. They
+  /// have HV heads where the heads of the two differ.
+  tensor<T> in_turn(const tensor<T>& first, const tensor<T>& second) const {
+    tensor<T> both = first;
+    both.shape[1] = 2 * n_.T;
+    if (first.dim(2) != second.dim(2)) both.shape[2] = n_.HV;
+    both = tensor<T>(both.shape);
+    each_turn(both, 0, first, [&](std::size_t to, std::size_t from) {
+      both.data[to] = first.data[from];
+    });
+    each_turn(both, 1, second, [&](std::size_t to, std::size_t from) {
+      both.data[to] = second.data[from];
+    });
+    return both;
+  }
+  /// From `d`, the gradient of both, those of the first and, in its place, of
+  /// the second.
+  void in_turn_back(tensor<T>& dfirst, const tensor<T>& second,
+                    tensor<T>& d) const {
+    const tensor<T> both = std::exchange(d, tensor<T>(second.shape));
+    each_turn(both, 0, dfirst, [&](std::size_t from, std::size_t to) {
+      dfirst.data[to] += both.data[from];
+    });
+    each_turn(both, 1, d, [&](std::size_t from, std::size_t to) {
+      d.data[to] += both.data[from];
+    });
+  }
+  /// Calls `visit` with the place in `both` and in `x` of each element of x,
+  /// whose rows come first or second in turn.
+  template <class Visit>
+  void each_turn(const tensor<T>& both, index_t turn, const tensor<T>& x,
+                 const Visit& visit) const {
+    const index_t width = x.rank() == 4 ? x.dim(3) : 1, heads = both.dim(2);
+    for (index_t t = 0; t < n_.B * n_.T; ++t) {
+      for (index_t h = 0; h < heads; ++h) {
+        const index_t own = heads == x.dim(2) ? h : head_in(x.dim(2), h);
+        for (index_t i = 0; i < width; ++i) {
+          visit(static_cast<std::size_t>(((2 * t + turn) * heads + h) * width +
+                                         i),
+                static_cast<std::size_t>((t * x.dim(2) + own) * width + i));
+        }
+      }
+    }
+  }
+
+  /// A tensor whose token t is the token before it of `x`; zero for the first
+  /// of a sequence.
+  tensor<T> one_token_later(const tensor<T>& x) const {
+    tensor<T> y(x.shape);
+    each_pair_of_tokens(
+        x, [&](std::size_t t, std::size_t next) { y.data[next] = x.data[t]; });
+    return y;
+  }
+  /// Calls `visit` with the places of an element of `x` and of that of the next
+  /// token, within each sequence.
+  template <class Visit>
+  void each_pair_of_tokens(const tensor<T>& x, const Visit& visit) const {
+    if (x.data.empty()) return;
+    const std::size_t width =
+        x.data.size() / static_cast<std::size_t>(n_.B * n_.T);
+    for (index_t n = 0; n < n_.N; ++n) {
+      const index_t tokens = range(n).second - range(n).first;
+      const std::size_t first = static_cast<std::size_t>(first_token(n));
+      for (std::size_t i = first * width;
+           i + width < (first + static_cast<std::size_t>(tokens)) * width;
+           ++i) {
+        visit(i, i + width);
+      }
+    }
   }
 
   /// `exp(g)`; in double-double it costs as much as a few tokens' updates.
@@ -261,9 +374,9 @@ class batch {
   template <class U, class Tensor>
   masks<U> mask_view(Tensor& x, index_t n, index_t hv) const {
     if (!x.present()) return {};
-    const index_t token = p_.cu_seqlens.empty() ? n * n_.T : range(n).first;
+    const index_t first = first_token(n) * rows_a_token(x);
     const index_t size = n_.K * n_.V;
-    return {x.data.data() + (token * n_.HV + hv) * size, n_.HV * size, n_.V, 1};
+    return {x.data.data() + (first * n_.HV + hv) * size, n_.HV * size, n_.V, 1};
   }
 
   const problem<T>& p_;

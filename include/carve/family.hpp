@@ -27,6 +27,9 @@ enum class family {
   comba,
   dplr,
   rwkv7,
+  gated_delta_product,
+  eda,
+  mamba3,
 };
 
 /// Along what a gate varies within a head.
@@ -61,10 +64,13 @@ enum class erase_order {
 /// Updates of the state for one token; it decays before the first of them and
 /// is read after the last.
 enum class substeps {
-  one,               ///< erase and write at one key
-  given,             ///< n of them, each with its own k, v and gates
-  erase_then_delta,  ///< erase along p, nothing written; then erase and write
-  trapezoid,         ///< write the last token's k, v, then this one's
+  one,    ///< erase and write at one key
+  given,  ///< n of them, each with its own k, v and gates
+  /// Erase along p with strength eta, nothing written; then erase and write.
+  erase_then_delta,
+  /// Write the last token's k and v with w_last, then this one's; the first
+  /// token of a sequence has no last one.
+  trapezoid,
 };
 
 /// One row of the family's table.
@@ -204,6 +210,33 @@ inline constexpr std::array families{
                 .direction = erase_direction::gated_address,
                 .erase_reads = erase_order::before_decay,
                 .source = "arXiv 2503.14456"},
+    family_info{.id = family::gated_delta_product,
+                .name = "gated_delta_product",
+                .title = "Gated DeltaProduct",
+                .decay = axis::head,
+                .erase = axis::head,
+                .write = axis::head,
+                .tied = true,
+                .steps = substeps::given,
+                .source = "arXiv 2502.10297"},
+    family_info{.id = family::eda,
+                .name = "eda",
+                .title = "Erase-then-Delta",
+                .aliases = "erase_then_delta_attention",
+                .decay = axis::key,
+                .erase = axis::head,
+                .write = axis::head,
+                .tied = true,
+                .steps = substeps::erase_then_delta,
+                .source = "arXiv 2606.26560"},
+    // Its state is real here: a rotation of q and k goes before it.
+    family_info{.id = family::mamba3,
+                .name = "mamba3",
+                .title = "Mamba-3",
+                .decay = axis::head,
+                .write = axis::head,
+                .steps = substeps::trapezoid,
+                .source = "arXiv 2603.15569"},
 };
 
 /// The table's row of one member.

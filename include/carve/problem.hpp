@@ -64,9 +64,10 @@ struct dimensions {
   ///@{
   index_t B = 0, T = 0, H = 0, HV = 0, K = 0, V = 0;
   ///@}
-  index_t N = 0;    ///< sequences
-  index_t rho = 0;  ///< inner rank of the content gate
-  index_t VH = 0;   ///< heads of v: HV, or fewer that query heads share
+  index_t N = 0;         ///< sequences
+  index_t rho = 0;       ///< inner rank of the content gate
+  index_t VH = 0;        ///< heads of v: HV, or fewer that query heads share
+  index_t substeps = 1;  ///< n, sub-steps a token that are given
 };
 
 /// Names of the tensors that a family must have.
@@ -78,10 +79,13 @@ inline std::vector<std::string_view> required_tensors(family f) {
   return names;
 }
 
-/// The axes of a tensor, each by its letters as in tensor_row::axes.
+/// The axes of a tensor, each by its letters as in tensor_row::axes; Tn for T
+/// where there is one row for each sub-step that is given.
 /// @param[in] along  what * stands for.
-inline std::vector<std::string_view> axes_of(const tensor_row& row, axis along,
+inline std::vector<std::string_view> axes_of(const tensor_row& row,
+                                             const family_info& f, axis along,
                                              bool state_v_first = false) {
+  const bool several = row.each_substep && f.steps == substeps::given;
   std::vector<std::string_view> axes;
   std::string_view rest = row.axes;
   while (!rest.empty()) {
@@ -90,7 +94,7 @@ inline std::vector<std::string_view> axes_of(const tensor_row& row, axis along,
     rest.remove_prefix(std::min(end + 1, rest.size()));
     const bool both = along == axis::mask;
     if (letters != "*") {
-      axes.push_back(letters);
+      axes.push_back(several && letters == "T" ? "Tn" : letters);
     } else if (both && row.role == tensor_role::state && state_v_first) {
       axes.insert(axes.end(), {"V", "K"});
     } else {
@@ -105,8 +109,11 @@ inline std::vector<std::string_view> axes_of(const tensor_row& row, axis along,
 inline tensor_shape shape_of(const std::vector<std::string_view>& axes,
                              const dimensions& n) {
   const std::pair<std::string_view, index_t> sizes[] = {
-      {"B", n.B}, {"T", n.T}, {"H", n.H},     {"HV", n.HV}, {"K", n.K},
-      {"V", n.V}, {"N", n.N}, {"rho", n.rho}, {"VH", n.VH}};
+      {"B", n.B},   {"T", n.T},
+      {"H", n.H},   {"HV", n.HV},
+      {"K", n.K},   {"V", n.V},
+      {"N", n.N},   {"rho", n.rho},
+      {"VH", n.VH}, {"Tn", n.T * n.substeps}};
   tensor_shape shape;
   for (const std::string_view letters : axes) {
     for (const auto& [name, size] : sizes) {
@@ -124,7 +131,7 @@ inline std::vector<tensor_shape> shapes_of(const tensor_row& row,
                                            bool state_v_first) {
   std::vector<tensor_shape> shapes;
   const auto add = [&](axis along) {
-    std::vector<std::string_view> axes = axes_of(row, along, state_v_first);
+    std::vector<std::string_view> axes = axes_of(row, f, along, state_v_first);
     shapes.push_back(shape_of(axes, n));
     const auto with_heads = [&](std::string_view letters) {
       for (std::string_view& a : axes) {
@@ -163,8 +170,11 @@ void expect_shape(std::string_view name, const tensor<T>& x,
 inline std::string likeness(const tensor_row& row, const family_info& f,
                             bool state_v_first) {
   if (row.per_head || row.shared) return "";  // several shapes
-  if (row.axes == each_tensor<char>::members()[0].axes) return " like q";
-  return " (" + text(axes_of(row, row.along(f), state_v_first)) + ")";
+  const auto axes = [&](const tensor_row& x) {
+    return axes_of(x, f, x.along(f), state_v_first);
+  };
+  if (axes(row) == axes(each_tensor<char>::members()[0])) return " like q";
+  return " (" + text(axes(row)) + ")";
 }
 
 inline std::string position(const tensor_shape& shape, std::size_t flat) {
@@ -232,11 +242,15 @@ dimensions check(const problem<T>& p) {
     throw error("q: expected [B,T,H,K] with B, H, K at least 1, got ",
                 x.q.shape);
   }
-  if (x.v.rank() != 4 || x.v.dim(0) != n.B || x.v.dim(1) != n.T ||
+  const bool several = f.steps == substeps::given;
+  if (several && x.v.rank() == 4 && n.T > 0 && x.v.dim(1) >= n.T) {
+    n.substeps = x.v.dim(1) / n.T;
+  }
+  if (x.v.rank() != 4 || x.v.dim(0) != n.B || x.v.dim(1) != n.T * n.substeps ||
       x.v.dim(2) < 1 || x.v.dim(3) < 1 ||
       (x.v.dim(2) % n.H != 0 && n.H % x.v.dim(2) != 0)) {
-    throw error("v: expected [", n.B, ",", n.T, ",HV,V] with HV a multiple of ",
-                n.H, ", got ", x.v.shape);
+    throw error("v: expected [", n.B, ",", n.T, several ? " n" : "",
+                ",HV,V] with HV a multiple of ", n.H, ", got ", x.v.shape);
   }
   n.VH = x.v.dim(2), n.HV = std::max(n.H, n.VH), n.V = x.v.dim(3);
   n.N = detail::check_cu_seqlens(p.cu_seqlens, n);

@@ -34,6 +34,8 @@ struct tensor_row {
   bool optional = false;  ///< a member that takes it can do without
   bool per_head = false;  ///< it may come without its channel axis
   bool shared = false;    ///< it may have H heads where it could have HV
+  /// Where a member is given its sub-steps, T n rows: one for each.
+  bool each_substep = false;
 };
 
 namespace detail {
@@ -62,13 +64,22 @@ constexpr axis content_axis(const family_info& f) {
   return f.content_gate ? Along : axis::none;
 }
 constexpr axis p_axis(const family_info& f) {
-  return f.address == erase_address::gated_p ? axis::key : axis::none;
+  return f.address == erase_address::gated_p ||
+                 f.steps == substeps::erase_then_delta
+             ? axis::key
+             : axis::none;
 }
 constexpr axis r_axis(const family_info& f) {
   return f.address == erase_address::given ? axis::key : axis::none;
 }
 constexpr axis y_axis(const family_info& f) {
   return f.direction == erase_direction::given ? axis::key : axis::none;
+}
+constexpr axis eta_axis(const family_info& f) {
+  return f.steps == substeps::erase_then_delta ? axis::head : axis::none;
+}
+constexpr axis last_axis(const family_info& f) {
+  return f.steps == substeps::trapezoid ? axis::head : axis::none;
 }
 ///@}
 
@@ -80,7 +91,7 @@ template <class Each>
 struct each_tensor {
   /// One for each row of the table.
   ///@{
-  Each q, k, v, g, gd, beta, b, e, E, w, p, r, y;
+  Each q, k, v, g, gd, beta, b, e, E, w, w_last, p, eta, r, y;
   Each initial_state, w_down, w_up, A_log, dt_bias;
   ///@}
 
@@ -101,12 +112,14 @@ struct each_tensor {
         member{{.name = "k",
                 .axes = "B,T,H,*",
                 .along = detail::key_axis,
-                .meaning = "key"},
+                .meaning = "key",
+                .each_substep = true},
                &each_tensor::k},
         member{{.name = "v",
                 .axes = "B,T,HV,*",
                 .along = detail::value_axis,
-                .meaning = "value; HV is a multiple of H"},
+                .meaning = "value; HV is a multiple of H",
+                .each_substep = true},
                &each_tensor::v},
         member{{.name = "g",
                 .axes = "B,T,HV,*",
@@ -127,51 +140,73 @@ struct each_tensor {
                 .axes = "B,T,HV,*",
                 .along = detail::tied_axis,
                 .meaning = "erase and write gate in one",
-                .shared = true},
+                .shared = true,
+                .each_substep = true},
                &each_tensor::beta},
         member{{.name = "b",
                 .axes = "B,T,HV,*",
                 .along = detail::erase_along<axis::key>,
-                .meaning = "key-axis erase gate; of carve its logits, of rwkv7 eta",
+                .meaning =
+                    "key-axis erase gate; of carve its logits, of rwkv7 eta",
                 .per_head = true,
-                .shared = true},
+                .shared = true,
+                .each_substep = true},
                &each_tensor::b},
         member{{.name = "e",
                 .axes = "B,T,HV,*",
                 .along = detail::erase_along<axis::value>,
                 .meaning = "value-axis erase gate",
                 .per_head = true,
-                .shared = true},
+                .shared = true,
+                .each_substep = true},
                &each_tensor::e},
         member{{.name = "E",
                 .axes = "B,T,HV,*",
                 .along = detail::erase_along<axis::mask>,
-                .meaning = "full-mask erase gate"},
+                .meaning = "full-mask erase gate",
+                .each_substep = true},
                &each_tensor::E},
         member{{.name = "w",
                 .axes = "B,T,HV,*",
                 .along = detail::write_axis,
                 .meaning = "write gate",
                 .per_head = true,
-                .shared = true},
+                .shared = true,
+                .each_substep = true},
                &each_tensor::w},
+        member{{.name = "w_last",
+                .axes = "B,T,HV,*",
+                .along = detail::last_axis,
+                .meaning = "write gate of the last token's k and v",
+                .shared = true},
+               &each_tensor::w_last},
         member{{.name = "p",
                 .axes = "B,T,HV,*",
                 .along = detail::p_axis,
-                .meaning = "erase address before its gate",
-                .shared = true},
+                .meaning =
+                    "erase address before its gate; of eda its direction too",
+                .shared = true,
+                .each_substep = true},
                &each_tensor::p},
+        member{{.name = "eta",
+                .axes = "B,T,HV,*",
+                .along = detail::eta_axis,
+                .meaning = "strength of the erase along p",
+                .shared = true},
+               &each_tensor::eta},
         member{{.name = "r",
                 .axes = "B,T,HV,*",
                 .along = detail::r_axis,
                 .meaning = "erase address; of rwkv7 kappa",
-                .shared = true},
+                .shared = true,
+                .each_substep = true},
                &each_tensor::r},
         member{{.name = "y",
                 .axes = "B,T,HV,*",
                 .along = detail::y_axis,
                 .meaning = "erase direction",
-                .shared = true},
+                .shared = true,
+                .each_substep = true},
                &each_tensor::y},
         member{{.name = "initial_state",
                 .axes = "N,HV,*",

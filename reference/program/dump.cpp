@@ -286,7 +286,8 @@ class tensor_reader {
         shape.push_back(D);
       }
     }
-    const std::size_t most = axes_of(row, along, d_.in.state_v_first).size();
+    const std::size_t most =
+        axes_of(row, f_, along, d_.in.state_v_first).size();
     const auto is_extra = [&] {
       return shape.size() > 1 && shape.back() == 1 &&
              (shape.size() > most ||
@@ -349,7 +350,7 @@ void check_shape(const dump& d, std::string_view name,
   const auto [role, row] = described(name);
   const family_info& f = info(d.in.family);
   std::vector<std::string_view> axes =
-      axes_of(row, row.along(f), d.in.state_v_first);
+      axes_of(row, f, row.along(f), d.in.state_v_first);
   tensor_shape expected = shape_of(axes, d.size), got = x.shape;
   if (role == "gradient") {
     for (const auto& m : tensors<double>::members()) {
@@ -435,6 +436,12 @@ void look_at_decays(dump& d, bool domain_given) {
                          ": as natural logs these are decays above 1"));
 }
 
+/// Rows a token of a tensor: its sub-steps where they are given.
+index_t rows_a_token(const dump& d, const tensor<double>& x) {
+  const index_t tokens = d.in.in.q.rank() > 1 ? d.in.in.q.dim(1) : 0;
+  return tokens > 0 ? std::max<index_t>(x.dim(1) / tokens, 1) : 1;
+}
+
 /// Zeros, or decays of one, after the last offset, where a token is nobody's.
 /// @returns how many numbers there were others.
 std::size_t clear_tail(const dump& d, std::string_view name,
@@ -443,8 +450,9 @@ std::size_t clear_tail(const dump& d, std::string_view name,
   if (cu.empty() || !has_tokens(name) || x.rank() < 2 || x.dim(0) != 1) {
     return 0;
   }
-  const std::int64_t end = cu.back();
-  if (end < 0 || end >= x.dim(1)) return 0;
+  const index_t each = rows_a_token(d, x);
+  if (cu.back() < 0 || cu.back() >= x.dim(1) / each) return 0;
+  const std::int64_t end = cu.back() * each;
   const std::size_t from = x.data.size() / static_cast<std::size_t>(x.dim(1)) *
                            static_cast<std::size_t>(end);
   const bool decays = name == "g" || name == "gd";
@@ -492,13 +500,14 @@ void look_at_sizes(dump& d, const settings_reader& given) {
 dump first_tokens(const dump& d, index_t tokens) {
   dump first = d;
   const auto cut = [&](std::string_view name, tensor<double>& x) {
-    if (!x.present() || !has_tokens(name) || x.dim(1) <= tokens) return;
+    if (!x.present() || !has_tokens(name) || d.size.T <= tokens) return;
+    const index_t rows = tokens * rows_a_token(d, x);
     tensor<double> y = x;
-    y.shape[1] = tokens;
+    y.shape[1] = rows;
     y.data.clear();
     const std::size_t all = x.data.size() / static_cast<std::size_t>(x.dim(0));
     const std::size_t some = all / static_cast<std::size_t>(x.dim(1)) *
-                             static_cast<std::size_t>(tokens);
+                             static_cast<std::size_t>(rows);
     for (std::size_t from = 0; from < x.data.size(); from += all) {
       const auto at = x.data.begin() + static_cast<std::ptrdiff_t>(from);
       y.data.insert(y.data.end(), at, at + static_cast<std::ptrdiff_t>(some));

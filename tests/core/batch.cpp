@@ -41,22 +41,23 @@ double distance(const tensor<T>& x, const tensor<T>& y) {
   return bottom == 0 ? std::sqrt(top) : std::sqrt(top / bottom);
 }
 
-// Tokens [t0, t1) of the single batch entry.
+// Tokens [t0, t1) of T in the single batch entry.
 template <class T>
-tensor<T> cut(const tensor<T>& x, index_t t0, index_t t1) {
+tensor<T> cut(const tensor<T>& x, index_t tokens, index_t t0, index_t t1) {
   if (!x.present()) return x;
   tensor_shape shape = x.shape;
-  shape[1] = t1 - t0;
-  const std::size_t token = x.data.size() / static_cast<std::size_t>(x.dim(1));
+  shape[1] = (t1 - t0) * x.dim(1) / tokens;
+  const std::size_t token = x.data.size() / static_cast<std::size_t>(tokens);
   return {shape, std::vector<T>(x.data.begin() + t0 * token,
                                 x.data.begin() + t1 * token)};
 }
 
 template <class T>
 problem<T> cut(problem<T> p, index_t t0, index_t t1) {
+  const index_t tokens = p.in.q.dim(1);
   for (const auto& m : tensors<T>::members()) {
     if (m.role != carve::tensor_role::token) continue;
-    p.in.*m.at = cut(p.in.*m.at, t0, t1);
+    p.in.*m.at = cut(p.in.*m.at, tokens, t0, t1);
   }
   p.cu_seqlens.clear();
   return p;
@@ -222,6 +223,100 @@ TEST_CASE("comba, dplr and rwkv7 are the steps of their papers") {
           Approx(1 + 0.5 * 3 - 0.6 * 0.9 * 0.6 * 4));
 }
 
+TEST_CASE("gated_delta_product, eda and mamba3 are the steps of their papers") {
+  // K = V = 1, by hand; S0 = 4.
+  const auto scalar = [](family f, index_t tokens) {
+    auto p = random_problem<double>(f, {1, tokens, 1, 1, 1, 1});
+    p.scale = 1;
+    for (double& q : p.in.q.data) q = 1;
+    p.in.initial_state.data = {4};
+    return p;
+  };
+  const auto delta = [](double S, double k, double v, double beta) {
+    return S + beta * k * (v - k * S);
+  };
+  auto product = scalar(family::gated_delta_product, 1);
+  product.in.k.data = {0.5, -2}, product.in.v.data = {3, 5};
+  product.in.beta.data = {0.25, 0.125}, product.in.g.data = {std::log(0.5)};
+  // One decay, then two steps of the delta rule.
+  REQUIRE(carve::forward(product).o.data[0] ==
+          Approx(delta(delta(2, 0.5, 3, 0.25), -2, 5, 0.125)));
+  auto eda = scalar(family::eda, 1);
+  eda.in.p.data = {-1.5}, eda.in.eta.data = {0.75};
+  eda.in.k.data = {0.5}, eda.in.v.data = {3}, eda.in.beta.data = {0.25};
+  eda.in.g.data = {std::log(0.5)};
+  REQUIRE(carve::forward(eda).o.data[0] ==
+          Approx(delta(2 - 0.75 * 1.5 * 1.5 * 2, 0.5, 3, 0.25)));
+  auto mamba = scalar(family::mamba3, 2);
+  mamba.in.k.data = {0.5, -2}, mamba.in.v.data = {3, 5};
+  mamba.in.w_last.data = {7, 0.125}, mamba.in.w.data = {0.75, 0.25};
+  mamba.in.g.data = {std::log(0.5), std::log(0.25)};
+  const double first = 2 + 0.75 * 0.5 * 3;
+  const outputs<double> out = carve::forward(mamba);
+  REQUIRE(out.o.data[0] == Approx(first));
+  REQUIRE(out.o.data[1] ==
+          Approx(0.25 * first + 0.125 * 0.5 * 3 - 0.25 * 2 * 5));
+}
+
+TEST_CASE("what is made of two tensors reads the head that each one has") {
+  // Value head i of four reads head i / 2 of two, or i % 2 if tiled.
+  for (const family f : {family::comba, family::rwkv7, family::eda}) {
+    for (const bool tiled : {false, true}) {
+      INFO(carve::info(f).name << (tiled ? ", tiled" : ""));
+      auto p = random_problem<double>(f, {1, 5, 2, 4, 3, 2});
+      p.tiled_heads = tiled;
+      const auto halve = [](tensor<double>& x) {
+        if (!x.present()) return;
+        tensor_shape shape = x.shape;
+        shape[2] = 2;
+        x = {shape, {x.data.begin(), x.data.begin() + x.data.size() / 2}};
+      };
+      const auto repeat = [&](const tensor<double>& x) {
+        if (!x.present() || x.dim(2) != 2) return x;
+        tensor<double> y = x;
+        y.shape[2] = 4;
+        y = tensor<double>(y.shape);
+        const std::size_t row = y.rank() == 4 ? 3 : 1;
+        for (std::size_t i = 0; i < y.data.size(); ++i) {
+          const std::size_t token = i / (4 * row), head = i / row % 4;
+          const std::size_t from = tiled ? head % 2 : head / 2;
+          y.data[i] = x.data[(token * 2 + from) * row + i % row];
+        }
+        return y;
+      };
+      using member = tensor<double> tensors<double>::*;
+      for (const member at :
+           {&tensors<double>::p, &tensors<double>::eta, &tensors<double>::r}) {
+        halve(p.in.*at);
+      }
+      auto wide = p;
+      for (const member at :
+           {&tensors<double>::q, &tensors<double>::k, &tensors<double>::p,
+            &tensors<double>::eta, &tensors<double>::r}) {
+        wide.in.*at = repeat(p.in.*at);
+      }
+      const outputs<double> c = random_cotangents(p);
+      const auto narrow = carve::backward(p, c), all = carve::backward(wide, c);
+      REQUIRE(narrow.out.o.data == all.out.o.data);
+      for (const member at :
+           {&tensors<double>::k, &tensors<double>::p, &tensors<double>::r,
+            &tensors<double>::eta, &tensors<double>::beta}) {
+        const tensor<double>& x = narrow.gradients.*at;
+        const tensor<double>& y = all.gradients.*at;
+        tensor<double> sum(x.shape);
+        if (!x.present() || x.shape == y.shape) continue;
+        const std::size_t row = x.rank() == 4 ? 3 : 1;
+        for (std::size_t i = 0; i < y.data.size(); ++i) {
+          const std::size_t token = i / (4 * row), head = i / row % 4;
+          const std::size_t to = tiled ? head % 2 : head / 2;
+          sum.data[(token * 2 + to) * row + i % row] += y.data[i];
+        }
+        REQUIRE(distance(x, sum) <= 1e-14);
+      }
+    }
+  }
+}
+
 TEST_CASE("packed sequences equal separate ones, empty ones included") {
   for (const carve::family_info& f : carve::families) {
     INFO(f.name);
@@ -244,14 +339,14 @@ TEST_CASE("packed sequences equal separate ones, empty ones included") {
       auto alone = cut(p, t0, t1);
       alone.in.initial_state = state(states);
       const auto r =
-          carve::backward(alone, {cut(c.o, t0, t1), state(c.final_state)});
-      REQUIRE(r.out.o.data == cut(all.out.o, t0, t1).data);
+          carve::backward(alone, {cut(c.o, 11, t0, t1), state(c.final_state)});
+      REQUIRE(r.out.o.data == cut(all.out.o, 11, t0, t1).data);
       REQUIRE(r.out.final_state.data == state(all.out.final_state).data);
       for (const auto& m : tensors<double>::members()) {
         if (m.role != carve::tensor_role::token) continue;
         INFO(m.name);
         REQUIRE((r.gradients.*m.at).data ==
-                cut(all.gradients.*m.at, t0, t1).data);
+                cut(all.gradients.*m.at, 11, t0, t1).data);
       }
       REQUIRE(r.gradients.initial_state.data ==
               state(all.gradients.initial_state).data);

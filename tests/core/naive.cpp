@@ -8,6 +8,8 @@
 #include "carve/error.hpp"
 #include "carve/solver.hpp"
 #include "catch.hpp"
+#include "program/dump.hpp"
+#include "program/verify.hpp"
 #include "safetensors.hpp"
 
 namespace {
@@ -194,4 +196,29 @@ TEST_CASE("gated delta product: two and three sub-steps a token") {
     every_solver_agrees("gated_delta_product_" + n,
                         {erase_order::after_decay, "beta", "beta"});
   }
+}
+
+TEST_CASE("a file of a naive function is judged by its family's name") {
+  const auto verdict_of = [](const std::string& name,
+                             const carve::program::settings& given = {}) {
+    const dump d = read(name);
+    const auto v =
+        carve::program::verify(carve::program::read_dump(d.file, given), {});
+    // o, final_state and a gradient of each input.
+    REQUIRE(v.tensors.size() == d.file.names().size() / 2);
+    return v;
+  };
+  for (const std::string name :
+       {"comba_chunk", "dplr", "rwkv7", "gated_delta_product_2",
+        "gated_delta_product_3"}) {
+    INFO(name);
+    for (const auto& x : verdict_of(name).tensors) {
+      INFO(x.name << " " << x.errors.ratio);
+      REQUIRE(x.errors.pass());
+    }
+  }
+  const std::string order = "erase_order";
+  REQUIRE(verdict_of("comba_recurrent", {{order, "after"}}).pass());
+  REQUIRE_FALSE(verdict_of("comba_recurrent").pass());
+  REQUIRE_FALSE(verdict_of("comba_chunk", {{order, "after"}}).pass());
 }

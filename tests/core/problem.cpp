@@ -86,6 +86,24 @@ TEST_CASE("a bias per channel needs a decay per channel") {
       check(p), "dt_bias: expected [2] like g, which is [1,8,2], got [2,4]");
 }
 
+TEST_CASE("the sub-steps of a token are as many as v has") {
+  auto p =
+      random_problem<double>(family::gated_delta_product, {1, 8, 2, 2, 4, 3});
+  REQUIRE(check(p).substeps == 2);
+  p.in.k = tensor<double>({1, 8, 2, 4});
+  REQUIRE_THROWS_WITH(check(p),
+                      "k: expected [1,16,2,4] ([B,Tn,H,K]), got [1,8,2,4]");
+  p.in.v = tensor<double>({1, 15, 2, 3});
+  REQUIRE_THROWS_WITH(check(p),
+                      "v: expected [1,8 n,HV,V] with HV a multiple of 2, got "
+                      "[1,15,2,3]");
+  auto q = random_problem<double>(family::gdn, {1, 8, 2, 2, 4, 3});
+  q.in.v = tensor<double>({1, 16, 2, 3});
+  REQUIRE_THROWS_WITH(check(q),
+                      "v: expected [1,8,HV,V] with HV a multiple of 2, got "
+                      "[1,16,2,3]");
+}
+
 TEST_CASE("cu_seqlens that are no offsets are refused") {
   auto p = gdn2();
   p.in.initial_state = {};
@@ -115,8 +133,8 @@ TEST_CASE("an unknown name lists the known ones") {
   REQUIRE_THROWS_WITH(
       carve::family_named("gdn3"),
       "family: expected one of linear, mamba2, gla, delta, gdn, kda, gdn2, "
-      "value_erase, full_erase, carve, comba, dplr, rwkv7, got \"gdn3\"; did "
-      "you mean gdn or "
+      "value_erase, full_erase, carve, comba, dplr, rwkv7, "
+      "gated_delta_product, eda, mamba3, got \"gdn3\"; did you mean gdn or "
       "gdn2?");
 }
 

@@ -29,6 +29,8 @@ problem<T> random_problem(family f, const problem_shape& s, unsigned seed = 1) {
   const auto plain = [&] { return normal(random) / 2; };
   const auto gate = [&] { return unit(random); };
   const auto log_decay = [&] { return -unit(random); };
+  const family_info& row = info(f);
+  const index_t rows = row.steps == substeps::given ? 2 * s.T : s.T;
   const auto along = [&](axis a, auto draw) {
     tensor_shape shape{s.B, s.T, s.HV};
     if (a == axis::key) shape.push_back(s.K);
@@ -36,15 +38,14 @@ problem<T> random_problem(family f, const problem_shape& s, unsigned seed = 1) {
     if (a == axis::mask) shape = {s.B, s.T, s.HV, s.K, s.V};
     return numbers(shape, draw);
   };
-  const family_info& row = info(f);
   problem<T> p;
   p.family = f;
   p.in.q = numbers({s.B, s.T, s.H, s.K}, plain);
-  p.in.k = numbers({s.B, s.T, s.H, s.K}, plain);
-  p.in.v = numbers({s.B, s.T, s.HV, s.V}, plain);
+  p.in.k = numbers({s.B, rows, s.H, s.K}, plain);
+  p.in.v = numbers({s.B, rows, s.HV, s.V}, plain);
   if (row.decay != axis::none) p.in.g = along(row.decay, log_decay);
   if (row.tied) {
-    p.in.beta = along(axis::head, gate);
+    p.in.beta = numbers({s.B, rows, s.HV}, gate);
   } else {
     if (row.erase == axis::key) {
       p.in.b =
@@ -56,6 +57,10 @@ problem<T> random_problem(family f, const problem_shape& s, unsigned seed = 1) {
   }
   using carve::erase_address, carve::erase_direction;
   if (row.address == erase_address::gated_p) p.in.p = along(axis::key, plain);
+  if (row.steps == substeps::erase_then_delta) {
+    p.in.p = along(axis::key, plain), p.in.eta = along(axis::head, gate);
+  }
+  if (row.steps == substeps::trapezoid) p.in.w_last = along(axis::head, gate);
   if (row.address == erase_address::given) p.in.r = along(axis::key, plain);
   if (row.direction == erase_direction::given) {
     p.in.y = along(axis::key, plain);
@@ -74,7 +79,9 @@ template <class T>
 outputs<T> random_cotangents(const problem<T>& p, unsigned seed = 2) {
   std::mt19937 random(seed);
   std::normal_distribution<double> normal;
-  outputs<T> c{tensor<T>(p.in.v.shape), tensor<T>(p.in.initial_state.shape)};
+  outputs<T> c{
+      tensor<T>({p.in.q.dim(0), p.in.q.dim(1), p.in.v.dim(2), p.in.v.dim(3)}),
+      tensor<T>(p.in.initial_state.shape)};
   for (tensor<T>* x : {&c.o, &c.final_state}) {
     for (T& e : x->data) {
       e = scalar_traits<T>::from_double(static_cast<float>(normal(random)));

@@ -154,8 +154,8 @@ TEST_CASE("parameters and their gradients have no tokens to exchange") {
 TEST_CASE("a setting that is not understood is refused by name") {
   REQUIRE(refusal(small, {{"family", "gdn3"}}) ==
           "family: expected one of linear, mamba2, gla, delta, gdn, kda, gdn2, "
-          "value_erase, full_erase, carve, comba, dplr, rwkv7, got \"gdn3\"; "
-          "did you mean gdn or "
+          "value_erase, full_erase, carve, comba, dplr, rwkv7, "
+          "gated_delta_product, eda, mamba3, got \"gdn3\"; did you mean gdn or "
           "gdn2?");
   REQUIRE(refusal(small, {{"scale", "large"}}) ==
           "scale: expected a finite number, got \"large\"");
