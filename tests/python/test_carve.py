@@ -107,6 +107,29 @@ def test_a_sound_kernel_passes_and_a_planted_bug_fails():
     assert html.escape(report.tensors["o"]["reason"]) in report._repr_html_()
 
 
+def test_what_is_known_of_a_kernel_is_a_setting():
+    x = problem()
+    o, S = loop(**x)
+    both = {"o": o, "final_state": S}
+    walked = carve.verify("gdn", x, both, profile="ieee-recurrent", seed=2)
+    assert walked.passed and "ieee-recurrent" in str(walked)
+    assert "chunks of 16" in str(carve.verify("gdn", x, both, chunk=16))
+    # No start state: not everything can be seen.
+    strict = carve.verify("gdn", x, both, strict=True)
+    assert strict.verdict == "not judged" and not strict
+    with pytest.raises(AssertionError):
+        strict.check()
+    for wrong, text in [
+        ({"profile": "tensor-core"}, "profile: tensor-core is for BF16"),
+        ({"chunk": 0}, "chunk: expected a positive number"),
+        ({"threshold": "wide"}, "threshold: expected a positive number"),
+        ({"strict": "maybe"}, "strict: expected true or false"),
+    ]:
+        with pytest.raises(ValueError) as raised:
+            carve.verify("gdn", x, both, **wrong)
+        assert str(raised.value).startswith(text)
+
+
 def test_the_table_is_that_of_the_program(tmp_path):
     x = problem()
     o, S = loop(**x)
@@ -203,6 +226,26 @@ def test_a_call_is_captured(tmp_path):
     said = subprocess.run(["carve", "verify", path], capture_output=True, text=True)
     assert said.returncode == 0, said.stdout + said.stderr
     assert "final_state" in said.stdout
+
+
+def test_parameters_that_are_settings_are_captured(tmp_path):
+    path = tmp_path / "call.safetensors"
+
+    def norm(x):
+        return x / np.sqrt((x * x).sum(-1, keepdims=True) + np.float32(1e-6))
+
+    def kernel(q, k, v, g, beta, scale=None, use_qk_l2norm_in_kernel=False):
+        if use_qk_l2norm_in_kernel:
+            q, k = norm(q), norm(k)
+        o, S = loop(q, k, v, g, beta)
+        return (o if scale is None else o * np.float32(scale * 8**0.5)), S
+
+    names = {"use_qk_l2norm_in_kernel": "l2norm"}
+    watched = carve.capture(kernel, family="gated_delta_rule", file=path, names=names)
+    watched(**problem(), scale=0.25, use_qk_l2norm_in_kernel=True)
+    said = subprocess.run(["carve", "verify", path], capture_output=True, text=True)
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "scale 0.25" in said.stdout
 
 
 def test_conformance_of_a_function():
