@@ -135,8 +135,8 @@ inline void resolve(computation& c) {
   c.back.push_back([raw, content](result& r) {
     tensors<double>& d = r.gradients;
     const activations& how = raw.act;
-    d.A_log = values(raw.in.A_log.shape);
-    d.dt_bias = values(raw.in.dt_bias.shape);
+    if (raw.in.A_log.present()) d.A_log = values(raw.in.A_log.shape);
+    if (raw.in.dt_bias.present()) d.dt_bias = values(raw.in.dt_bias.shape);
     if (how.l2norm) {
       d.q = l2_normalise_back(raw.in.q, d.q, how);
       d.k = l2_normalise_back(raw.in.k, d.k, how);
@@ -164,9 +164,7 @@ inline bool untie(computation& c) {
   if (!decays) x.g = values(x.beta.shape);
   x.b = x.w = x.beta;
   x.beta = {};
-  const carve::family was = c.in.family;
   c.in.family = family::gdn2;
-  static_cast<void>(was);
   c.back.push_back([decays](result& r) {
     tensors<double>& d = r.gradients;
     if (!decays) d.g = {};

@@ -33,7 +33,7 @@ double largest_of(const std::vector<double>& x) {
 
 unit unit_of(const verdict& t, const std::vector<double>& right) {
   const double half = unit_roundoff(*safetensors::format_of(t.dtype)) / 2;
-  unit u{t.errors.replay.rms, t.errors.replay.largest, root_mean_square(right),
+  unit u{t.errors.unit.rms, t.errors.unit.largest, root_mean_square(right),
          largest_of(right)};
   u.rms = std::max(u.rms, half * u.size);
   u.largest = std::max(u.largest, half * u.largest_size);
@@ -62,6 +62,7 @@ double distance(const std::vector<double>& x, const std::vector<double>& y,
 }
 
 std::string where_of(const verdict& x) {
+  if (!x.where.empty()) return x.where;
   return text("most at ", detail::position(x.shape, x.errors.worst), ", ",
               x.actual_value, " for ", x.reference_value);
 }
@@ -90,7 +91,7 @@ class inquiry {
   diagnosis run() {
     diagnosis found;
     for (const verdict& t : v_.tensors) {
-      if (!t.errors.pass()) found.wrong.push_back(t.name);
+      if (t.fails()) found.wrong.push_back(t.name);
     }
     if (found.wrong.empty() || units_.empty()) return found;
     for (const suspect& s : suspects()) try_together({s});
@@ -125,7 +126,7 @@ class inquiry {
   }
 
  private:
-  bool wrong(std::size_t t) const { return !v_.tensors[t].errors.pass(); }
+  bool wrong(std::size_t t) const { return v_.tensors[t].fails(); }
 
   bool matches(const trial& x, std::size_t t) const {
     return wrong(t) && (x.ratios[t] <= matching_ratio ||

@@ -469,7 +469,7 @@ struct diagnose_command : dump_options {
               "against such a result in the units of verify.\n"
               "\n"
               "Exit code: 0 all tensors pass, 1 a tensor fails, 2 unusable\n"
-              "input.");
+              "input, 3 nothing fails and not all could be judged.");
   }
 
   int run() const {
@@ -492,7 +492,7 @@ struct diagnose_command : dump_options {
         write_diagnosis_json(report, found);
         write_output(json, report.str());
       }
-      return found.wrong.empty() ? passed : failed;
+      return !found.wrong.empty() ? failed : v.pass() ? passed : not_judged;
     });
   }
 };

@@ -466,7 +466,7 @@ void write_junit(std::ostream& out, const std::vector<judged_file>& all) {
 
 void write_diagnosis(std::ostream& out, const diagnosis& found) {
   if (found.wrong.empty()) {
-    out << "all tensors pass: there is nothing to explain\n";
+    out << "no tensor fails: there is nothing to explain\n";
     return;
   }
   const auto line = [&](const std::string& s) {
@@ -481,7 +481,7 @@ void write_diagnosis(std::ostream& out, const diagnosis& found) {
               " deviations that change something explains it"));
   }
   for (const unexplained& x : found.left) {
-    line(text("not explained: ", x.name, ", wrong ", x.where));
+    line(text("not explained: ", x.name, ": ", x.where));
   }
 }
 
