@@ -464,6 +464,45 @@ void write_junit(std::ostream& out, const std::vector<judged_file>& all) {
   out << "</testsuites>\n";
 }
 
+void write_diagnosis(std::ostream& out, const diagnosis& found) {
+  if (found.wrong.empty()) {
+    out << "no tensor fails: there is nothing to explain\n";
+    return;
+  }
+  const auto line = [&](const std::string& s) {
+    out << wrapped(s, 80, 4) << '\n';
+  };
+  for (std::size_t i = 0; i < found.found.size(); ++i) {
+    const explanation& e = found.found[i];
+    line(text(i + 1, ". ", e.text, " (", e.id, ")"));
+  }
+  if (found.found.empty()) {
+    line(text("none of the ", found.tried,
+              " deviations that change something explains it"));
+  }
+  for (const unexplained& x : found.left) {
+    line(text("not explained: ", x.name, ": ", x.where));
+  }
+}
+
+void write_diagnosis_json(std::ostream& out, const diagnosis& found) {
+  json all = json::array(), left = json::array();
+  for (const explanation& e : found.found) {
+    all.push_back({{"id", e.id},
+                   {"tensors", e.tensors},
+                   {"ratio", e.ratio},
+                   {"text", e.text}});
+  }
+  for (const unexplained& x : found.left) {
+    left.push_back({{"name", x.name}, {"where", x.where}});
+  }
+  out << text_of({{"wrong", found.wrong},
+                  {"tried", found.tried},
+                  {"diagnosis", all},
+                  {"unexplained", left}})
+      << '\n';
+}
+
 void write_families(std::ostream& out) {
   constexpr std::string_view axes[] = {"1", "head", "key", "value", "mask"};
   const auto along = [&](axis a) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "program/diagnose.hpp"
 #include "program/verify.hpp"
 
 namespace carve::program {
@@ -35,6 +36,12 @@ void write_json(std::ostream& out, const std::vector<judged_file>& all);
 /// One suite for each dump with one test case for each tensor; a dump that
 /// cannot be used is an error.
 void write_junit(std::ostream& out, const std::vector<judged_file>& all);
+
+/// What explains a dump, in sentences; at most 80 columns wide.
+void write_diagnosis(std::ostream& out, const diagnosis& found);
+
+/// The same as one object: `diagnosis` is an array, the best first.
+void write_diagnosis_json(std::ostream& out, const diagnosis& found);
 
 /// The family's table.
 void write_families(std::ostream& out);

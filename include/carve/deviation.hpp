@@ -1,0 +1,732 @@
+/// @file
+/// Which mistakes do kernels make, and what would each of them have computed?
+/// One table: the name of a deviation, the sentence that tells it, the tensors
+/// that it may touch, and how a computation deviates.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "carve/batch.hpp"
+#include "carve/faulty_walk.hpp"
+#include "carve/precision.hpp"
+#include "carve/reference_batch.hpp"
+
+namespace carve {
+
+/// What is computed: a problem, the cotangents of its outputs, the faults of
+/// the walk, and what is done with the result, the last of `back` first.
+struct computation {
+  problem<double> in;          ///< as it is
+  outputs<double> cotangents;  ///< as they are
+  walk_faults walk;            ///< none
+  std::vector<std::function<void(gradient_result<double>&)>> back;  ///< none
+
+  /// Outputs, final states and gradients, under the names of the problem that
+  /// the computation began with.
+  /// @throws carve::error  as backward() does, and as faulty_solver does.
+  gradient_result<double> result(const run_options& run = {}) const {
+    gradient_result<double> r =
+        walk.any() ? backward(in, cotangents, faulty_solver{walk}, run)
+                   : backward(in, cotangents, recurrent_solver{}, run);
+    for (std::size_t i = back.size(); i-- > 0;) back[i](r);
+    return r;
+  }
+};
+
+/// A number that a deviation leaves open: a length, or a number format.
+struct deviation_choice {
+  std::string_view words = "";        ///< in the place of {} in the sentence
+  index_t length = 0;                 ///< in tokens, or whatever it counts
+  double (*round)(double) = nullptr;  ///< to a number format
+};
+
+/// One row of the table.
+struct deviation {
+  std::string_view id;    ///< its name
+  std::string_view text;  ///< what follows "the numbers match if"
+  /// Tensors that it may touch, with blanks between them; d* is any gradient.
+  std::string_view touches;
+  /// Makes the computation deviate.
+  /// @returns false where there is nothing to deviate in: the computation is
+  ///          then as it was.
+  bool (*apply)(computation&, const deviation_choice&);
+  std::span<const deviation_choice> choices;  ///< at least one
+
+  /// Whether it may touch the tensor of that name.
+  bool may_touch(std::string_view name) const {
+    std::string_view rest = touches;
+    while (!rest.empty()) {
+      const std::size_t end = std::min(rest.find(' '), rest.size());
+      const std::string_view word = rest.substr(0, end);
+      rest.remove_prefix(std::min(end + 1, rest.size()));
+      if (word == name || (word == "d*" && name.starts_with('d'))) return true;
+    }
+    return false;
+  }
+  /// The sentence with the choice's words in it.
+  std::string sentence(const deviation_choice& c) const {
+    std::string s(text);
+    if (const std::size_t at = s.find("{}"); at != s.npos) {
+      s.replace(at, 2, c.words);
+    }
+    return s;
+  }
+};
+
+namespace detail {
+
+/// What the rows of the table are made of.
+namespace deviating {
+
+using choice = deviation_choice;
+using result = gradient_result<double>;
+using values = tensor<double>;
+
+inline void zero(values& x) { std::fill(x.data.begin(), x.data.end(), 0.0); }
+
+/// The tensors that come with each token and are neither q, k nor v.
+inline constexpr values each_tensor<values>::*gates[] = {
+    &each_tensor<values>::g,    &each_tensor<values>::gd,
+    &each_tensor<values>::beta, &each_tensor<values>::b,
+    &each_tensor<values>::e,    &each_tensor<values>::w};
+
+/// First and last token of each sequence on the token axis of all entries.
+inline std::vector<std::pair<index_t, index_t>> sequences(
+    const problem<double>& p) {
+  std::vector<std::pair<index_t, index_t>> all;
+  const index_t B = p.in.q.dim(0), T = p.in.q.dim(1);
+  if (p.cu_seqlens.empty()) {
+    for (index_t b = 0; b < B; ++b) all.emplace_back(b * T, (b + 1) * T);
+  }
+  for (std::size_t i = 1; i < p.cu_seqlens.size(); ++i) {
+    all.emplace_back(p.cu_seqlens[i - 1], p.cu_seqlens[i]);
+  }
+  return all;
+}
+
+/// Numbers a token of a tensor [B,T,...].
+inline index_t per_token(const values& x) {
+  return static_cast<index_t>(x.data.size()) / (x.dim(0) * x.dim(1));
+}
+
+/// Lets the computation start from the activated tensors, so that a deviation
+/// is one of the recurrence's own numbers.
+inline void resolve(computation& c) {
+  const problem<double> raw = c.in;
+  const activations& act = raw.act;
+  tensors<double>& x = c.in.in;
+  const bool content = info(raw.family).content_gate;
+  if (act.l2norm) x.q = l2_normalise(x.q, act), x.k = l2_normalise(x.k, act);
+  x.g = natural_log(act.domain, activate_decay(act, x.g, x.A_log, x.dt_bias));
+  x.gd = natural_log(act.domain, x.gd);
+  x.beta = activate(act.beta, x.beta);
+  if (!content) x.b = activate(act.b, x.b);
+  x.w = activate(act.w, x.w);
+  x.A_log = {}, x.dt_bias = {};
+  c.in.act = {};
+  c.back.push_back([raw, content](result& r) {
+    tensors<double>& d = r.gradients;
+    const activations& how = raw.act;
+    if (raw.in.A_log.present()) d.A_log = values(raw.in.A_log.shape);
+    if (raw.in.dt_bias.present()) d.dt_bias = values(raw.in.dt_bias.shape);
+    if (how.l2norm) {
+      d.q = l2_normalise_back(raw.in.q, d.q, how);
+      d.k = l2_normalise_back(raw.in.k, d.k, how);
+    }
+    d.g = natural_log_back(how.domain, raw.in.g, d.g);
+    d.gd = natural_log_back(how.domain, raw.in.gd, d.gd);
+    d.g = activate_decay_back(how, raw.in.g, raw.in.A_log, raw.in.dt_bias, d.g,
+                              &d.A_log, &d.dt_bias);
+    d.beta = activate_back(how.beta, raw.in.beta, d.beta);
+    if (!content) d.b = activate_back(how.b, raw.in.b, d.b);
+    d.w = activate_back(how.w, raw.in.w, d.w);
+  });
+}
+
+/// Lets erase and write gate be two tensors.
+/// @returns false where the family has no such two.
+inline bool untie(computation& c) {
+  const family_info& f = info(c.in.family);
+  if (f.content_gate || f.address != erase_address::gated_key) return false;
+  resolve(c);
+  tensors<double>& x = c.in.in;
+  if (!f.tied) return x.w.present() && (x.b.present() || x.e.present());
+  if (!c.in.erase_reads) c.in.erase_reads = f.erase_reads;
+  const bool decays = x.g.present();
+  if (!decays) x.g = values(x.beta.shape);
+  x.b = x.w = x.beta;
+  x.beta = {};
+  c.in.family = family::gdn2;
+  c.back.push_back([decays](result& r) {
+    tensors<double>& d = r.gradients;
+    if (!decays) d.g = {};
+    d.beta = d.b;
+    for (std::size_t i = 0; i < d.beta.data.size(); ++i) {
+      d.beta.data[i] += d.w.data[i];
+    }
+    d.b = {}, d.w = {};
+  });
+  return true;
+}
+
+inline bool has_decay(const computation& c) {
+  return c.in.in.g.present() || c.in.in.gd.present();
+}
+inline bool tied(const computation& c) { return info(c.in.family).tied; }
+/// Whether faulty_solver walks the family.
+inline bool walks(const computation& c) {
+  return !info(c.in.family).content_gate && !c.in.in.E.present();
+}
+
+/// Multiplies the log decays and their gradients.
+inline bool decay_times(computation& c, double factor) {
+  if (!has_decay(c) || c.in.linear_decay) return false;
+  resolve(c);
+  for (values* x : {&c.in.in.g, &c.in.in.gd}) {
+    for (double& e : x->data) e *= factor;
+  }
+  c.back.push_back([factor](result& r) {
+    for (values* x : {&r.gradients.g, &r.gradients.gd}) {
+      for (double& e : x->data) e *= factor;
+    }
+  });
+  return true;
+}
+
+inline double scale_of(const computation& c) {
+  return c.in.scale.value_or(1 /
+                             std::sqrt(static_cast<double>(c.in.in.q.dim(3))));
+}
+
+/// A state with its two channel axes exchanged.
+inline void transpose_states(values& x) {
+  if (!x.present()) return;
+  const auto K = static_cast<std::size_t>(x.dim(2));
+  const auto V = static_cast<std::size_t>(x.dim(3));
+  const values y = x;
+  for (std::size_t i = 0; i < x.data.size(); ++i) {
+    const std::size_t at = i % (K * V);
+    x.data[i] = y.data[i - at + at % K * V + at / K];
+  }
+}
+inline bool square_states(const computation& c) {
+  return c.in.in.q.dim(3) == c.in.in.v.dim(3);
+}
+
+/// The gates of one index along an axis for all of it.
+inline bool first_of_axis(computation& c, index_t axis) {
+  bool changed = false;
+  resolve(c);
+  for (const auto at : gates) {
+    values& x = c.in.in.*at;
+    if (!x.present() || x.dim(axis) < 2) continue;
+    index_t inner = 1;
+    for (index_t i = axis + 1; i < x.rank(); ++i) inner *= x.dim(i);
+    const index_t n = x.dim(axis), size = static_cast<index_t>(x.data.size());
+    for (index_t i = 0; i < size; ++i) {
+      x.data[i] = x.data[i / (inner * n) * (inner * n) + i % inner];
+    }
+    changed = true;
+  }
+  return changed;
+}
+
+/// Makes a gate one and its gradient zero.
+inline bool gate_of_one(computation& c, values tensors<double>::*gate) {
+  if (!untie(c) || !(c.in.in.*gate).present()) return false;
+  std::fill((c.in.in.*gate).data.begin(), (c.in.in.*gate).data.end(), 1.0);
+  c.back.push_back([gate](result& r) { zero(r.gradients.*gate); });
+  return true;
+}
+inline bool gradient_of_zero(computation& c, values tensors<double>::*gate) {
+  if (!untie(c) || !(c.in.in.*gate).present()) return false;
+  c.back.push_back([gate](result& r) { zero(r.gradients.*gate); });
+  return true;
+}
+
+/// FP8 with 4 bits of exponent and 3 of fraction, nearest even; the largest is
+/// 448. Source: arXiv 2209.05433.
+inline double to_e4m3(double x) {
+  if (x == 0 || !std::isfinite(x)) return x;
+  const double step = std::ldexp(1.0, std::max(std::ilogb(x), -6) - 3);
+  const double y = std::nearbyint(std::fabs(x) / step) * step;
+  return std::copysign(std::min(y, 448.0), x);
+}
+inline double to_bf16(double x) { return round_to<format::bf16>(x); }
+inline double to_f16(double x) { return round_to<format::f16>(x); }
+
+inline constexpr choice only[] = {{}};
+inline constexpr choice formats[] = {{"BF16", 0, to_bf16}, {"FP16", 0, to_f16}};
+inline constexpr choice chunks[] = {
+    {"64", 64}, {"32", 32}, {"16", 16}, {"128", 128}};
+inline constexpr choice tiles[] = {{"16", 16}, {"32", 32}, {"8", 8}};
+inline constexpr choice kept_states[] = {
+    {"BF16 after every token", 1, to_bf16},
+    {"FP16 after every token", 1, to_f16},
+    {"FP8 after every token", 1, to_e4m3},
+    {"BF16 after every chunk of 64 tokens", 64, to_bf16},
+    {"FP16 after every chunk of 64 tokens", 64, to_f16},
+    {"FP8 after every chunk of 64 tokens", 64, to_e4m3}};
+inline constexpr choice activated[] = {
+    {"beta", 0}, {"b", 1}, {"w", 2}, {"the decay", 3}};
+inline constexpr choice unscaled[] = {{"the backward pass leaves", 0},
+                                      {"dq alone leaves", 1}};
+
+}  // namespace deviating
+
+}  // namespace detail
+
+/// The table. To add a deviation is to add its row here.
+inline std::span<const deviation> deviations() {
+  using namespace detail::deviating;
+  using c_ = computation;
+  static const deviation table[] = {
+      // What is done to the inputs before the recurrence.
+      {"activation-missing", "the activation of {} is left out",
+       "o final_state d*",
+       [](c_& c, const choice& of) {
+         activations& act = c.in.act;
+         if (of.length == 3) {
+           if (act.decay == decay_activation::none) return false;
+           act.decay = decay_activation::none;
+           const tensor_shape A = c.in.in.A_log.shape;
+           const tensor_shape bias = c.in.in.dt_bias.shape;
+           c.in.in.A_log = {}, c.in.in.dt_bias = {};
+           c.back.push_back([A, bias](result& r) {
+             if (!A.empty()) r.gradients.A_log = values(A);
+             if (!bias.empty()) r.gradients.dt_bias = values(bias);
+           });
+           return true;
+         }
+         gate_activation& f = of.length == 0   ? act.beta
+                              : of.length == 1 ? act.b
+                                               : act.w;
+         if (f == gate_activation::none) return false;
+         f = gate_activation::none;
+         return true;
+       },
+       activated},
+      {"dt-bias-per-head", "every channel of a head takes its first dt_bias",
+       "o final_state d*",
+       [](c_& c, const choice&) {
+         values& x = c.in.in.dt_bias;
+         if (x.rank() != 2) return false;
+         const auto K = static_cast<std::size_t>(x.dim(1));
+         for (std::size_t i = 0; i < x.data.size(); ++i) {
+           x.data[i] = x.data[i / K * K];
+         }
+         c.back.push_back([K](result& r) {
+           std::vector<double>& d = r.gradients.dt_bias.data;
+           for (std::size_t i = 0; i < d.size(); ++i) {
+             if (i % K != 0) d[i / K * K] += d[i], d[i] = 0;
+           }
+         });
+         return true;
+       },
+       only},
+      {"l2norm-missing", "q and k are not normalised", "o final_state d*",
+       [](c_& c, const choice&) {
+         return std::exchange(c.in.act.l2norm, false);
+       },
+       only},
+      {"l2norm-eps-on-mean",
+       "the epsilon of the norm is on the mean of the squares",
+       "o final_state d*",
+       [](c_& c, const choice&) {
+         return c.in.act.l2norm &&
+                std::exchange(c.in.act.norm, l2_norm::mean) != l2_norm::mean;
+       },
+       only},
+      {"l2norm-eps-none", "the norm has no epsilon", "o final_state d*",
+       [](c_& c, const choice&) {
+         return c.in.act.l2norm && std::exchange(c.in.act.l2_epsilon, 0.0) != 0;
+       },
+       only},
+
+      // Which numbers are read.
+      {"heads-tiled",
+       "the other order of heads is read: i % H for i / (HV / H)",
+       "o final_state d*",
+       [](c_& c, const choice&) {
+         if (c.in.in.q.dim(2) == c.in.in.v.dim(2)) return false;
+         c.in.tiled_heads = !c.in.tiled_heads;
+         return true;
+       },
+       only},
+      {"cu-seqlens-ignored", "the packed sequences are taken for one",
+       "o final_state d*",
+       [](c_& c, const choice&) {
+         if (c.in.cu_seqlens.size() < 3) return false;
+         const auto N = static_cast<index_t>(c.in.cu_seqlens.size()) - 1;
+         c.in.cu_seqlens = {0, c.in.cu_seqlens.back()};
+         const auto first = [](values& x) {
+           if (!x.present()) return;
+           x.data.resize(x.data.size() / static_cast<std::size_t>(x.shape[0]));
+           x.shape[0] = 1;
+         };
+         first(c.in.in.initial_state), first(c.cotangents.final_state);
+         c.back.push_back([N](result& r) {
+           for (values* x : {&r.out.final_state, &r.gradients.initial_state}) {
+             if (!x->present()) continue;
+             x->shape[0] = N;
+             x->data.resize(x->data.size() * static_cast<std::size_t>(N));
+           }
+         });
+         return true;
+       },
+       only},
+      {"batch-row-zero", "every batch entry takes the gates of the first",
+       "o final_state d*",
+       [](c_& c, const choice&) { return first_of_axis(c, 0); }, only},
+      {"head-zero-gates", "every head takes the gates of the first",
+       "o final_state d*",
+       [](c_& c, const choice&) { return first_of_axis(c, 2); }, only},
+
+      // The decay.
+      {"decay-exp2", "g is taken for a logarithm of base 2", "o final_state d*",
+       [](c_& c, const choice&) { return decay_times(c, std::log(2.0)); },
+       only},
+      {"decay-sign", "the sign of g is turned", "o final_state d*",
+       [](c_& c, const choice&) { return decay_times(c, -1); }, only},
+      {"decay-ignored", "the decay is left out", "o final_state d*",
+       [](c_& c, const choice&) { return decay_times(c, 0); }, only},
+      {"decay-linear", "g is taken for the decay itself", "o final_state d*",
+       [](c_& c, const choice&) {
+         if (!has_decay(c) || c.in.linear_decay) return false;
+         resolve(c);
+         c.in.linear_decay = true;
+         c.back.push_back([g = c.in.in.g, gd = c.in.in.gd](result& r) {
+           for (const auto& [x, d] : {std::pair{&g, &r.gradients.g},
+                                      std::pair{&gd, &r.gradients.gd}}) {
+             for (std::size_t i = 0; i < d->data.size(); ++i) {
+               if (x->data[i] != 0) d->data[i] /= x->data[i];
+             }
+           }
+         });
+         return true;
+       },
+       only},
+      {"decay-after-write", "the state decays after the write and not before",
+       "o final_state d*",
+       [](c_& c, const choice&) {
+         return has_decay(c) && walks(c) &&
+                !std::exchange(c.walk.decay_last, true);
+       },
+       only},
+      {"cumsum-not-carried",
+       "in chunks of 64 the sum of g starts anew every {} tokens",
+       "o final_state d*",
+       [](c_& c, const choice& of) {
+         if (!c.in.in.g.present() || c.in.linear_decay) return false;
+         resolve(c);
+         const index_t width = per_token(c.in.in.g), tile = of.length;
+         std::vector<std::pair<index_t, index_t>> from;  // g[to] -= g[from]
+         for (const auto& [first, end] : sequences(c.in)) {
+           for (index_t t = first; t < end; ++t) {
+             const index_t place = (t - first) % 64;
+             if (place == 0 || place % tile != 0) continue;
+             for (index_t s = t - tile; s < t; ++s) from.emplace_back(t, s);
+           }
+         }
+         const std::vector<double> g = c.in.in.g.data;
+         for (const auto& [t, s] : from) {
+           for (index_t i = 0; i < width; ++i) {
+             c.in.in.g.data[t * width + i] -= g[s * width + i];
+           }
+         }
+         c.back.push_back([from, width](result& r) {
+           const std::vector<double> d = r.gradients.g.data;
+           for (const auto& [t, s] : from) {
+             for (index_t i = 0; i < width; ++i) {
+               r.gradients.g.data[s * width + i] -= d[t * width + i];
+             }
+           }
+         });
+         return !from.empty();
+       },
+       tiles},
+      {"tail-decay-lost",
+       "the last, shorter chunk of {} tokens does not decay the final state",
+       "final_state d*",
+       [](c_& c, const choice& of) {
+         if (!has_decay(c) || !walks(c) || c.walk.tail != 0) return false;
+         c.walk.tail = of.length;
+         for (const auto& [first, end] : sequences(c.in)) {
+           if ((end - first) % of.length != 0) return true;
+         }
+         c.walk.tail = 0;
+         return false;
+       },
+       chunks},
+
+      // Erase and write.
+      {"erase-before-decay", "the erase looks into the state before its decay",
+       "o final_state d*",
+       [](c_& c, const choice&) {
+         const family_info& f = info(c.in.family);
+         if (!f.erases() || !has_decay(c)) return false;
+         const erase_order was = c.in.erase_reads.value_or(f.erase_reads);
+         c.in.erase_reads = erase_order::before_decay;
+         return was != erase_order::before_decay;
+       },
+       only},
+      {"erase-gate-ignored", "the erase gate is left out", "o final_state d*",
+       [](c_& c, const choice&) {
+         if (tied(c)) return false;
+         return gate_of_one(c, c.in.in.b.present() ? &tensors<double>::b
+                                                   : &tensors<double>::e);
+       },
+       only},
+      {"write-gate-ignored", "the write gate is left out", "o final_state d*",
+       [](c_& c, const choice&) {
+         return !tied(c) && gate_of_one(c, &tensors<double>::w);
+       },
+       only},
+      {"beta-on-write-only", "beta gates the write alone", "o final_state d*",
+       [](c_& c, const choice&) {
+         return tied(c) && gate_of_one(c, &tensors<double>::b);
+       },
+       only},
+      {"beta-on-erase-only", "beta gates the erase alone", "o final_state d*",
+       [](c_& c, const choice&) {
+         return tied(c) && gate_of_one(c, &tensors<double>::w);
+       },
+       only},
+      {"gates-swapped", "erase and write gate are exchanged",
+       "o final_state d*",
+       [](c_& c, const choice&) {
+         if (tied(c) || !untie(c)) return false;
+         tensors<double>& x = c.in.in;
+         if (!x.b.present() || x.b.shape != x.w.shape) return false;
+         std::swap(x.b, x.w);
+         c.back.push_back(
+             [](result& r) { std::swap(r.gradients.b, r.gradients.w); });
+         return true;
+       },
+       only},
+      {"erase-gate-doubled", "the erase gate counts twice", "o final_state d*",
+       [](c_& c, const choice&) {
+         if (!untie(c)) return false;
+         const auto gate =
+             c.in.in.b.present() ? &tensors<double>::b : &tensors<double>::e;
+         for (double& e : (c.in.in.*gate).data) e *= 2;
+         c.back.push_back([gate](result& r) {
+           for (double& e : (r.gradients.*gate).data) e *= 2;
+         });
+         return true;
+       },
+       only},
+
+      // The read-out.
+      {"read-before-update", "the read-out is taken before the update", "o d*",
+       [](c_& c, const choice&) {
+         return std::exchange(c.in.read, readout::before) != readout::before;
+       },
+       only},
+      {"scale-missing", "the scale is left out", "o d*",
+       [](c_& c, const choice&) {
+         const double was = scale_of(c);
+         c.in.scale = 1;
+         return was != 1;
+       },
+       only},
+      {"scale-twice", "the scale is applied twice", "o d*",
+       [](c_& c, const choice&) {
+         const double was = scale_of(c);
+         c.in.scale = was * was;
+         return was != 1;
+       },
+       only},
+
+      // States.
+      {"state-transposed", "states are stored in the other order of axes",
+       "o final_state d*",
+       [](c_& c, const choice&) {
+         if (!square_states(c)) return false;
+         c.in.state_v_first = !c.in.state_v_first;
+         return true;
+       },
+       only},
+      {"initial-state-transposed",
+       "the initial state is read in the other order of axes",
+       "o final_state d*",
+       [](c_& c, const choice&) {
+         if (!square_states(c) || !c.in.in.initial_state.present()) {
+           return false;
+         }
+         transpose_states(c.in.in.initial_state);
+         c.back.push_back(
+             [](result& r) { transpose_states(r.gradients.initial_state); });
+         return true;
+       },
+       only},
+      {"final-state-transposed",
+       "the final state is written in the other order of axes",
+       "final_state d*",
+       [](c_& c, const choice&) {
+         if (!square_states(c)) return false;
+         transpose_states(c.cotangents.final_state);
+         c.back.push_back(
+             [](result& r) { transpose_states(r.out.final_state); });
+         return true;
+       },
+       only},
+      {"initial-state-ignored", "the initial state is left out",
+       "o final_state d*",
+       [](c_& c, const choice&) {
+         if (!c.in.in.initial_state.present()) return false;
+         zero(c.in.in.initial_state);
+         c.back.push_back([](result& r) { zero(r.gradients.initial_state); });
+         return true;
+       },
+       only},
+      {"chunk-reset", "the state is lost every {} tokens", "o final_state d*",
+       [](c_& c, const choice& of) {
+         if (!walks(c) || c.walk.reset != 0) return false;
+         c.walk.reset = of.length;
+         return true;
+       },
+       chunks},
+      {"state-low-precision", "the state is kept in {}", "o final_state d*",
+       [](c_& c, const choice& of) {
+         if (!walks(c) || c.walk.store) return false;
+         c.walk.store = of.round, c.walk.store_every = of.length;
+         return true;
+       },
+       kept_states},
+      {"residual-low-precision", "v - S^T k is formed in {}",
+       "o final_state d*",
+       [](c_& c, const choice& of) {
+         if (!walks(c) || !info(c.in.family).erases() || c.walk.residual) {
+           return false;
+         }
+         c.walk.residual = of.round;
+         return true;
+       },
+       formats},
+
+      // The backward pass alone.
+      {"grad-no-final-state", "the backward pass ignores dfinal_state", "d*",
+       [](c_& c, const choice&) {
+         return std::exchange(c.cotangents.final_state, values()).present();
+       },
+       only},
+      {"grad-initial-state-missing",
+       "the backward pass starts from an initial state of zeros", "d*",
+       [](c_& c, const choice&) {
+         if (!c.in.in.initial_state.present()) return false;
+         // Outputs are those of the computation as it stands so far.
+         const problem<double> in = c.in;
+         const walk_faults walk = c.walk;
+         c.back.push_back([in, walk](result& r) {
+           r.out = walk.any() ? forward(in, faulty_solver{walk})
+                              : forward(in, recurrent_solver{});
+         });
+         zero(c.in.in.initial_state);
+         return true;
+       },
+       only},
+      {"grad-scale-missing", "{} the scale out", "d*",
+       [](c_& c, const choice& of) {
+         const double scale = scale_of(c);
+         if (of.length == 1) {
+           c.back.push_back([scale](result& r) {
+             for (double& e : r.gradients.q.data) e /= scale;
+           });
+         } else {
+           if (!c.cotangents.o.present()) return false;
+           for (double& e : c.cotangents.o.data) e /= scale;
+         }
+         return scale != 1;
+       },
+       unscaled},
+      {"grad-erase-missing",
+       "the gradient of the erase gate leaves out the "
+       "erase",
+       "dbeta db de",
+       [](c_& c, const choice&) {
+         return gradient_of_zero(c, c.in.in.e.present() ? &tensors<double>::e
+                                                        : &tensors<double>::b);
+       },
+       only},
+      {"grad-write-missing",
+       "the gradient of the write gate leaves out the write", "dbeta dw",
+       [](c_& c, const choice&) {
+         return gradient_of_zero(c, &tensors<double>::w);
+       },
+       only},
+      {"grad-chunk-local",
+       "the backward pass does not hand dS from one chunk of {} tokens to the "
+       "one before it",
+       "d*",
+       [](c_& c, const choice& of) {
+         if (!walks(c) || c.walk.back_reset != 0) return false;
+         c.walk.back_reset = of.length;
+         return true;
+       },
+       chunks},
+      {"grad-g-missing-state-term",
+       "dg leaves out the sum of S * dS over the states of chunks of {} tokens",
+       "dg dA_log ddt_bias",
+       [](c_& c, const choice& of) {
+         if (!walks(c) || !c.in.in.g.present() || c.walk.no_state_term != 0) {
+           return false;
+         }
+         c.walk.no_state_term = of.length;
+         return true;
+       },
+       chunks},
+      {"grad-diagonal-kept",
+       "the gradient of the triangular system keeps its diagonal", "d*",
+       [](c_& c, const choice&) {
+         return walks(c) && info(c.in.family).erases() &&
+                !c.in.in.y.present() &&
+                !std::exchange(c.walk.diagonal_kept, true);
+       },
+       only},
+      {"grad-g-rounded-terms",
+       "dg is summed from q dq - k dk with dq and dk rounded to {}",
+       "dg dA_log ddt_bias",
+       [](c_& c, const choice& of) {
+         const tensors<double>& x = c.in.in;
+         if (!x.g.present() || x.q.dim(2) != x.v.dim(2) ||
+             x.g.dim(2) != x.q.dim(2)) {
+           return false;
+         }
+         resolve(c);
+         c.back.push_back([in = c.in, round = of.round](result& r) {
+           tensors<double>& d = r.gradients;
+           const index_t H = in.in.q.dim(2), K = in.in.q.dim(3);
+           const bool channels = in.in.g.rank() == 4;
+           for (const auto& [first, end] : sequences(in)) {
+             for (index_t h = 0; h < H * K; ++h) {
+               double sum = 0;
+               for (index_t t = end; t-- > first;) {
+                 if ((t - first + 1) % 64 == 0) sum = 0;
+                 const auto at = static_cast<std::size_t>(t * H * K + h);
+                 const double dq = d.q.data[at], dk = d.k.data[at];
+                 sum += in.in.q.data[at] * (round(dq) - dq) -
+                        in.in.k.data[at] * (round(dk) - dk);
+                 d.g.data[channels ? at
+                                   : static_cast<std::size_t>(t * H + h / K)] +=
+                     sum;
+               }
+             }
+           }
+         });
+         return true;
+       },
+       formats},
+  };
+  return table;
+}
+
+}  // namespace carve

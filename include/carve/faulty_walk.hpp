@@ -1,0 +1,328 @@
+/// @file
+/// What does a walk over the tokens compute that makes a mistake?  The
+/// recurrence of @ref recurrence.hpp in double, with faults that no other input
+/// would give.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+#include "carve/error.hpp"
+#include "carve/head.hpp"
+
+namespace carve {
+
+/// What goes wrong in a walk; nothing does by default.
+struct walk_faults {
+  double (*store)(double) = nullptr;     ///< rounds the state that is kept
+  index_t store_every = 1;               ///< tokens between two such roundings
+  double (*residual)(double) = nullptr;  ///< rounds `v - S^T k`
+  bool decay_last = false;               ///< the state decays after the write
+  index_t reset = 0;           ///< tokens after which the state is lost
+  index_t tail = 0;            ///< chunk of which a rest does not decay S_T
+  index_t back_reset = 0;      ///< tokens after which dS is lost
+  index_t no_state_term = 0;   ///< chunk whose S * dS is missing in dg
+  bool diagonal_kept = false;  ///< dL keeps its diagonal
+
+  /// Something goes wrong.
+  bool any() const {
+    return store || residual || decay_last || reset != 0 || tail != 0 ||
+           back_reset != 0 || no_state_term != 0 || diagonal_kept;
+  }
+};
+
+namespace detail {
+
+/// One head with its faults. Letters as in definition_backward.
+class faulty_walk {
+ public:
+  faulty_walk(const head<double>& p, const walk_faults& f)
+      : p_(p), f_(f), T_(p.tokens), K_(p.keys), V_(p.values), size_(K_ * V_) {
+    require_step(p);
+    if (p.substeps != 1 || p.mask) {
+      throw error("a walk with faults: expected one sub-step a token and no ",
+                  "full erase mask");
+    }
+  }
+
+  void forward(rows<double> o, state_view<double> S_end) {
+    std::vector<double> S(static_cast<std::size_t>(size_), 0.0);
+    for (index_t i = 0; i < K_ && p_.S0; ++i) {
+      for (index_t j = 0; j < V_; ++j) S[i * V_ + j] = p_.S0(i, j);
+    }
+    before_.resize(static_cast<std::size_t>(T_ * size_));
+    after_.resize(before_.size());
+    c_.resize(static_cast<std::size_t>(T_ * V_)), u_.resize(c_.size());
+    for (index_t t = 0; t < T_; ++t) {
+      if (f_.reset != 0 && t > 0 && t % f_.reset == 0) S.assign(S.size(), 0.0);
+      std::copy(S.begin(), S.end(), &before_[t * size_]);
+      if (o && p_.read == readout::before) read(t, S, o);
+      if (!f_.decay_last) decay(t, S);
+      look_and_write(t, looks_before() ? &before_[t * size_] : S.data(), S);
+      if (f_.decay_last) decay(t, S);
+      if (f_.store && (t + 1) % f_.store_every == 0) {
+        for (double& x : S) x = f_.store(x);
+      }
+      std::copy(S.begin(), S.end(), &after_[t * size_]);
+      if (o && p_.read == readout::after) read(t, S, o);
+    }
+    lose_tail(S);
+    end_ = S;
+    for (index_t i = 0; i < K_ && S_end; ++i) {
+      for (index_t j = 0; j < V_; ++j) S_end(i, j) = S[i * V_ + j];
+    }
+  }
+
+  void backward(const head_cotangents<double>& in,
+                const head_gradients<double>& out) {
+    std::vector<double> dS(static_cast<std::size_t>(size_), 0.0), dS_end;
+    for (index_t i = 0; i < K_ && in.S; ++i) {
+      for (index_t j = 0; j < V_; ++j) dS[i * V_ + j] = in.S(i, j);
+    }
+    tail_back(dS, out);
+    for (index_t t = T_; t-- > 0;) {
+      const auto every = [&](index_t n) { return n != 0 && (t + 1) % n == 0; };
+      if (every(f_.back_reset) && t + 1 < T_) dS.assign(dS.size(), 0.0);
+      if (every(f_.no_state_term) || t + 1 == T_) dS_end = dS;
+      if (in.o && p_.read == readout::after) {
+        read_back(t, &after_[t * size_], in.o, dS, out);
+      }
+      if (f_.decay_last) decay_back(t, after_of_decay(t), dS, out);
+      step_back(t, dS, out);
+      if (in.o && p_.read == readout::before) {
+        read_back(t, &before_[t * size_], in.o, dS, out);
+      }
+      if (f_.reset != 0 && t > 0 && t % f_.reset == 0) {
+        dS.assign(dS.size(), 0.0);
+      }
+      if (f_.no_state_term != 0 && t % f_.no_state_term == 0) {
+        take_state_term(t, dS_end, out);
+      }
+    }
+    for (index_t i = 0; i < K_ && out.S0; ++i) {
+      for (index_t j = 0; j < V_; ++j) out.S0(i, j) += dS[i * V_ + j];
+    }
+  }
+
+ private:
+  bool looks_before() const {
+    return f_.decay_last || p_.erase_reads == erase_order::before_decay;
+  }
+  double a(index_t t, index_t i) const { return p_.a ? p_.a(t, i) : 1.0; }
+  double d(index_t t, index_t j) const { return p_.d ? p_.d(t, j) : 1.0; }
+  double e(index_t t, index_t j) const { return p_.e ? p_.e(t, j) : 1.0; }
+  double w(index_t t, index_t j) const { return p_.w ? p_.w(t, j) : 1.0; }
+
+  void decay(index_t t, std::vector<double>& S) const {
+    for (index_t i = 0; i < K_; ++i) {
+      const double x = a(t, i);
+      for (index_t j = 0; j < V_; ++j) S[i * V_ + j] *= x * d(t, j);
+    }
+  }
+
+  void read(index_t t, const std::vector<double>& S, rows<double> o) const {
+    std::vector<double> sum(static_cast<std::size_t>(V_), 0.0);
+    for (index_t i = 0; i < K_; ++i) {
+      const double q = p_.q(t, i);
+      for (index_t j = 0; j < V_; ++j) sum[j] += q * S[i * V_ + j];
+    }
+    for (index_t j = 0; j < V_; ++j) o(t, j) = p_.scale * sum[j];
+  }
+
+  void look_and_write(index_t t, const double* X, std::vector<double>& S) {
+    double* const c = &c_[t * V_];
+    double* const u = &u_[t * V_];
+    for (index_t i = 0; i < K_ && p_.erases; ++i) {
+      const double r = p_.address(t, i);
+      for (index_t j = 0; j < V_; ++j) c[j] += r * X[i * V_ + j];
+    }
+    const bool one_gate = p_.b && p_.w && p_.b.data == p_.w.data;
+    for (index_t j = 0; j < V_; ++j) {
+      const double v = p_.v ? p_.v(t, j) : 0.0, gate = w(t, j);
+      u[j] = gate * v - (p_.y ? 0.0 : e(t, j) * c[j]);
+      if (!f_.residual) continue;
+      u[j] = one_gate && gate != 0 ? gate * f_.residual(u[j] / gate)
+                                   : f_.residual(u[j]);
+    }
+    for (index_t i = 0; i < K_; ++i) {
+      const double k = p_.k(t, i), y = p_.y ? p_.y(t, i) : 0.0;
+      for (index_t j = 0; j < V_; ++j) S[i * V_ + j] += k * u[j];
+      for (index_t j = 0; j < V_ && p_.y; ++j) {
+        S[i * V_ + j] -= y * (e(t, j) * c[j]);
+      }
+    }
+  }
+
+  void read_back(index_t t, const double* S, rows<const double> dout,
+                 std::vector<double>& dS,
+                 const head_gradients<double>& out) const {
+    for (index_t i = 0; i < K_; ++i) {
+      const double q = p_.q(t, i);
+      double dq = 0;
+      for (index_t j = 0; j < V_; ++j) {
+        const double x = p_.scale * dout(t, j);
+        dq += S[i * V_ + j] * x;
+        dS[i * V_ + j] += q * x;
+      }
+      if (out.q) out.q(t, i) += dq;
+    }
+  }
+
+  /// The state after the decay of token t.
+  std::vector<double> after_of_decay(index_t t) const {
+    const std::vector<double>& from = f_.decay_last ? after_ : before_;
+    const auto at = from.begin() + static_cast<std::ptrdiff_t>(t * size_);
+    std::vector<double> S(at, at + static_cast<std::ptrdiff_t>(size_));
+    if (!f_.decay_last) decay(t, S);
+    return S;
+  }
+
+  void decay_back(index_t t, const std::vector<double>& decayed,
+                  std::vector<double>& dS,
+                  const head_gradients<double>& out) const {
+    for (index_t i = 0; i < K_; ++i) {
+      double dg = 0;
+      for (index_t j = 0; j < V_; ++j) {
+        const double x = dS[i * V_ + j] * decayed[i * V_ + j];
+        dg += x;
+        if (out.gd) out.gd(t, j) += x;
+      }
+      if (out.g) out.g(t, i) += dg;
+    }
+    decay(t, dS);
+  }
+
+  /// Back through write, erase and a decay before them.
+  void step_back(index_t t, std::vector<double>& dS,
+                 const head_gradients<double>& out) const {
+    const bool stored = looks_before();
+    const std::vector<double> decayed =
+        f_.decay_last ? std::vector<double>() : after_of_decay(t);
+    const double* const X = stored ? &before_[t * size_] : decayed.data();
+    const double* const c = &c_[t * V_];
+    const double* const u = &u_[t * V_];
+    const auto zeros = [](index_t n) {
+      return std::vector<double>(static_cast<std::size_t>(n), 0.0);
+    };
+    std::vector<double> dx = zeros(V_), dz = zeros(V_), dc = zeros(V_);
+    std::vector<double> dk = zeros(K_), dr = zeros(K_);
+    for (index_t i = 0; i < K_; ++i) {
+      const double k = p_.k(t, i), y = p_.y ? p_.y(t, i) : k;
+      double dy = 0;
+      for (index_t j = 0; j < V_; ++j) {
+        const double x = dS[i * V_ + j];
+        dx[j] += k * x, dz[j] -= y * x, dk[i] += x * u[j];
+        dy -= x * (e(t, j) * c[j]);
+      }
+      if (p_.y && out.y) out.y(t, i) += dy;
+    }
+    double diagonal = 0;
+    for (index_t j = 0; j < V_; ++j) {
+      dc[j] = dz[j] * e(t, j);
+      diagonal += dx[j] * u[j];
+      if (out.w && p_.v) out.w(t, j) += dx[j] * p_.v(t, j);
+      if (out.v) out.v(t, j) += dx[j] * w(t, j);
+      if (out.e) out.e(t, j) += dz[j] * c[j];
+    }
+    const auto look_back = [&] {
+      for (index_t i = 0; i < K_ && p_.erases; ++i) {
+        const double r = p_.address(t, i);
+        for (index_t j = 0; j < V_; ++j) {
+          dr[i] += X[i * V_ + j] * dc[j];
+          dS[i * V_ + j] += r * dc[j];
+        }
+        if (f_.diagonal_kept) {
+          dr[i] -= diagonal * p_.k(t, i);
+          dk[i] -= diagonal * r;
+        }
+      }
+    };
+    if (!stored) look_back();
+    if (!f_.decay_last) decay_back(t, decayed, dS, out);
+    if (stored) look_back();
+    for (index_t i = 0; i < K_; ++i) {
+      if (out.k) out.k(t, i) += dk[i];
+      if (!p_.erases) continue;
+      if (out.r) out.r(t, i) += dr[i];
+      if (p_.r) continue;
+      if (out.k) out.k(t, i) += dr[i] * (p_.b ? p_.b(t, i) : 1.0);
+      if (out.b) out.b(t, i) += dr[i] * p_.k(t, i);
+    }
+  }
+
+  index_t tail() const { return f_.tail == 0 ? 0 : T_ % f_.tail; }
+
+  /// Takes the decays of the last tokens out of the final state.
+  void lose_tail(std::vector<double>& S) const {
+    for (index_t t = T_ - tail(); t < T_; ++t) {
+      for (index_t i = 0; i < K_; ++i) {
+        for (index_t j = 0; j < V_; ++j) S[i * V_ + j] /= a(t, i) * d(t, j);
+      }
+    }
+  }
+  void tail_back(std::vector<double>& dS,
+                 const head_gradients<double>& out) const {
+    if (tail() == 0) return;
+    for (index_t t = T_ - tail(); t < T_; ++t) {
+      for (index_t i = 0; i < K_; ++i) {
+        for (index_t j = 0; j < V_; ++j) {
+          const double x = dS[i * V_ + j] * end_[i * V_ + j];
+          if (out.g) out.g(t, i) -= x;
+          if (out.gd) out.gd(t, j) -= x;
+        }
+      }
+    }
+    lose_tail(dS);
+  }
+
+  /// Takes what the start state of a chunk adds to its end state out of dg.
+  void take_state_term(index_t first, const std::vector<double>& dS_end,
+                       const head_gradients<double>& out) const {
+    if (!out.g) return;
+    const index_t end = std::min(T_, first + f_.no_state_term);
+    const double* const S = &before_[first * size_];
+    for (index_t i = 0; i < K_; ++i) {
+      double sum = 0;
+      for (index_t j = 0; j < V_; ++j) {
+        double G = 1;
+        for (index_t t = first; t < end; ++t) G *= a(t, i) * d(t, j);
+        sum += G * S[i * V_ + j] * dS_end[i * V_ + j];
+      }
+      for (index_t t = first; t < end; ++t) out.g(t, i) -= sum;
+    }
+  }
+
+  const head<double>& p_;
+  const walk_faults& f_;
+  index_t T_, K_, V_, size_;
+  std::vector<double> before_, after_;  // [T,K,V]
+  std::vector<double> c_, u_, end_;     // [T,V], [T,V], [K,V]
+};
+
+}  // namespace detail
+
+/// Token by token, with faults: for forward() and backward().
+struct faulty_solver {
+  walk_faults faults;  ///< what goes wrong
+
+  /// One head: outputs `[T,V]` and final state `[K,V]`; in `backward` gradients
+  /// as well, and the two may be null views.
+  /// @throws carve::error  for a token of several sub-steps and for a full
+  ///                       erase mask.
+  ///@{
+  void forward(const head<double>& p, rows<double> o,
+               state_view<double> S) const {
+    detail::faulty_walk(p, faults).forward(o, S);
+  }
+  void backward(const head<double>& p, const head_cotangents<double>& in,
+                const head_gradients<double>& out, rows<double> o = {},
+                state_view<double> S = {}) const {
+    detail::faulty_walk walk(p, faults);
+    walk.forward(o, S);
+    walk.backward(in, out);
+  }
+  ///@}
+};
+
+}  // namespace carve

@@ -1,0 +1,84 @@
+/// @file
+/// Which deviation explains a dump that fails?  Each of the catalogue in
+/// @ref deviation.hpp is computed and held against the file.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "program/dump.hpp"
+#include "program/verify.hpp"
+
+namespace carve {
+struct deviation;
+struct deviation_choice;
+}  // namespace carve
+
+namespace carve::program {
+
+/// A row of the catalogue with one of its choices.
+struct suspect {
+  const deviation* row = nullptr;
+  const deviation_choice* choice = nullptr;
+};
+
+/// Every row with every choice, in the order of the table.
+std::vector<suspect> suspects();
+/// Those of one row.
+/// @throws carve::error  where no row has that name.
+std::vector<suspect> suspects(std::string_view id);
+
+/// The name of a suspect's row; of several, with " + " between them.
+std::string name_of(const std::vector<suspect>& together);
+/// What follows "if".
+std::string sentence_of(const suspect& s);
+/// Whether one of them may touch that tensor.
+bool may_touch(const std::vector<suspect>& together, std::string_view tensor);
+
+/// What the dump's inputs give under deviations, the first applied first.
+/// @returns nothing where one of them has nothing to deviate in, or where the
+///          deviating computation cannot be made.
+std::optional<gradient_result<double>> deviating_result(
+    const dump& d, const std::vector<suspect>& together,
+    const run_settings& run = {});
+
+/// The dump with its outputs replaced by those of `r`, rounded to storage.
+dump with_outputs(dump d, const gradient_result<double>& r);
+
+/// One explanation of a dump.
+struct explanation {
+  std::string id;                    ///< as name_of has it
+  std::vector<std::string> tensors;  ///< that fail, and match under it
+  double ratio = 0;                  ///< the largest of theirs
+  std::string text;                  ///< a sentence
+};
+
+/// A tensor that fails and that the best explanation does not explain.
+struct unexplained {
+  std::string name;
+  std::string where;  ///< it is wrong, in words
+};
+
+/// What came of a diagnosis.
+struct diagnosis {
+  std::vector<explanation> found;  ///< best first
+  std::vector<std::string> wrong;  ///< the tensors that fail
+  std::vector<unexplained> left;   ///< those that found[0] leaves
+  std::size_t tried = 0;           ///< deviations that change something
+};
+
+/// How near to one of its deviations a tensor must be to match it, in units;
+/// three where the deviation takes nine tenths of the error away. A unit is
+/// measured at the right result, and the deviating one has its own roundings.
+inline constexpr double matching_ratio = 1.5;
+
+/// Holds every deviation, and pairs of the best few, against a dump that was
+/// verified. Where nothing fails nothing is tried and nothing is found.
+diagnosis diagnose(const dump& d, const verification& v,
+                   const run_settings& run = {});
+
+}  // namespace carve::program
