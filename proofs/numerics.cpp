@@ -118,7 +118,8 @@ void inverse_digits(settlement& s) {
       "The powers of L are not: doubling sums L^n with entries up to x^n "
       "binomial(C, n), and Newton's iterates are the same partial sums; what "
       "cancels takes the digits along. Substitution and merged blocks form no "
-      "power beyond a block.");
+      "power beyond a block; for these keys every number they meet is a small "
+      "fraction, and fp32 holds it exactly.");
 }
 
 // NUM-2
@@ -239,9 +240,8 @@ void mask_after_exponential(settlement& s) {
       "result, the forward pass is right, and on the way back the mask's zero "
       "meets exp(x) = infinity: 0 * infinity is a NaN, from x = log(FLT_MAX) = "
       "88.72 on, which is (C - 1) |g|. Seen in the naive chunked references of "
-      "fla-core 0.6.0 for KDA and GDN-2, whose gradients are NaN at log decays "
-      "of -2 and below in chunks of 64. Masking the exponent first costs "
-      "nothing.");
+      "fla-core 0.6.0 for KDA and GDN-2 in chunks of 64 (a dump of one is in "
+      "tests/ports). Masking the exponent first costs nothing.");
 }
 
 // WY-11
