@@ -155,8 +155,7 @@ class drawn {
     // number for a whole draw. What its last bits lack is another for each.
     // Mean square: 0.38^2 + 0.43^2 + 0.5^2 / 3 = 0.64^2.
     const double shared = (x.draw_ >> 3 & 1u) != 0 ? -0.43 : 0.43;
-    const double error =
-        -0.38 + shared + 0.5 * detail::uniform_of(z, x.draw_);
+    const double error = -0.38 + shared + 0.5 * detail::uniform_of(z, x.draw_);
     return {flushed(z * (1 + error * 0x1p-24)), x.draw_};
   }
 
