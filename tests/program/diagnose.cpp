@@ -168,7 +168,7 @@ TEST_CASE("every deviation of a small dump is named first") {
   const auto add = [&](const made& m, const std::string& of) {
     seen.merge(every_row_is_named(sound(m), of));
   };
-  add({"gdn2", 1, 150, 1, 2, 8, 8, {0, 70, 150}}, "packed gdn2");
+  add({"gdn2", 1, 150, 2, 4, 8, 8, {0, 70, 150}}, "packed gdn2");
   add({"gdn", 2, 40, 2, 2, 8, 8, {}, true}, "gdn with activations");
   add({"kda", 1, 40, 2, 2, 8, 8, {}, true}, "kda with activations");
   std::set<std::string> unseen;
