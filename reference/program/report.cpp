@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "program/console.hpp"
 
@@ -510,19 +511,25 @@ void write_families(std::ostream& out) {
   };
   text_table table({0, 1, 2, 3, 4, 5});
   table.add({"family", "", "decay", "erase", "write", "source"});
+  // The last column is what is left of 80.
+  std::size_t left = 80 - 3 * 7 - 2;
+  const auto longest = [](auto&& of) {
+    std::size_t n = 0;
+    for (const family_info& f : families) n = std::max(n, of(f).size());
+    return n + 2;
+  };
+  left -= longest([](const family_info& f) { return f.name; });
+  left -= longest([](const family_info& f) { return f.title; }) - 2;
   for (const family_info& f : families) {
-    // The last column is what is left of 80.
-    std::string source(f.source), rest;
-    if (source.size() > 24) {
-      const std::size_t cut = source.rfind(' ', 24);
-      rest = source.substr(cut + 1), source.resize(cut);
-    }
+    std::istringstream source(wrapped(f.source, left));
+    std::string line;
+    std::getline(source, line);
     table.add({std::string(f.name), std::string(f.title), along(f.decay),
                f.tied                  ? "beta"
                : f.erase == axis::none ? "none"
                                        : along(f.erase),
-               f.tied ? "beta" : along(f.write), source});
-    if (!rest.empty()) table.add({"", "", "", "", "", rest});
+               f.tied ? "beta" : along(f.write), line});
+    while (std::getline(source, line)) table.add({"", "", "", "", "", line});
   }
   table.write(out);
   out << "\nA gate varies along that axis of the state, or is one number per "

@@ -248,7 +248,7 @@ TEST_CASE("unusable arguments exit 2 with a message and where to read on") {
   };
   says("", "A subcommand is required");
   says("verfy x",
-       "expected one of [verify,reference,families,show], got "
+       "expected one of [verify,diagnose,reference,families,show], got "
        "\"verfy\"");
   says("verify", "is required");
   says("verify --treshold 2 x", "--treshold");

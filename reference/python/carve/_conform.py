@@ -29,7 +29,7 @@ def _of(name: str, shape: tuple[int, ...], decay: float, random) -> np.ndarray:
         return x / np.linalg.norm(x, axis=-1, keepdims=True)
     if name in ("g", "gd"):
         return -decay * np.logaddexp(0, x)
-    if name in ("beta", "b", "e", "E", "w"):
+    if name in ("beta", "b", "e", "E", "w", "eta", "w_last"):
         return 1 / (1 + np.exp(-x))
     if name in ("w_down", "w_up"):
         return x / np.sqrt(shape[-1])
@@ -40,7 +40,8 @@ def inputs_of(family: str, case: dict, seed: int = 0) -> dict[str, np.ndarray]:
     """The tensors that the family must have, and a start state if the case has
     one, in float64; the same for the same seed."""
     random = np.random.default_rng(seed)
-    sizes = {**case, "N": case["B"], "rho": 4}
+    # Two sub-steps a token, where a family has any.
+    sizes = {**case, "N": case["B"], "rho": 4, "Tn": 2 * case["T"]}
     return {
         name: _of(name, tuple(sizes[a] for a in row["axes"]), case["decay"], random)
         for name, row in tensors_of(family).items()
