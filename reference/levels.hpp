@@ -6,13 +6,6 @@
 #include "carve/double_double.hpp"
 #include "carve/head.hpp"
 
-// GCC and Clang compile single functions for more than the whole file.
-#if defined(__GNUC__) && defined(__x86_64__)
-#define CARVE_HAS_LEVELS 1
-#else
-#define CARVE_HAS_LEVELS 0
-#endif
-
 /// Declares the walks of one scalar.
 #define CARVE_DECLARE_WALKS(T)                                        \
   void walk_forward(const carve::head<T>& p, const carve::rows<T>& o, \

@@ -23,6 +23,8 @@ enum class instruction_set {
 std::string_view name_of(instruction_set level);
 
 /// The widest set that the library has code for and this machine executes.
+/// @throws carve::error  there is none: the library was compiled for some of
+///                       them only.
 instruction_set widest_instruction_set();
 
 /// Heads that this process has handed to the functions below: who linked the
@@ -30,6 +32,7 @@ instruction_set widest_instruction_set();
 std::int64_t dispatched_heads();
 
 /// recurrent_forward as compiled for `level`, which the machine must have.
+/// @throws carve::error  the library was not compiled for it.
 void recurrent_forward_on(instruction_set level, const head<float>& p,
                           const rows<float>& o, const state_view<float>& S);
 /// \copydoc recurrent_forward_on
@@ -41,6 +44,7 @@ void recurrent_forward_on(instruction_set level, const head<double_double>& p,
                           const state_view<double_double>& S);
 
 /// recurrent_backward as compiled for `level`, which the machine must have.
+/// @throws carve::error  the library was not compiled for it.
 void recurrent_backward_on(instruction_set level, const head<float>& p,
                            const head_cotangents<float>& in,
                            const head_gradients<float>& out,
