@@ -200,13 +200,14 @@ std::string joined(const std::vector<std::string>& words) {
   return all;
 }
 
+/// An output of which sound ways leave no digit weighs nothing: that is the
+/// suite's doing and not the port's.
 mark mark_of(const scored_vector& v, bool partial) {
-  const auto any = [&v](auto is) {
-    return std::any_of(v.tensors.begin(), v.tensors.end(), is);
-  };
-  if (any([](const verdict& t) { return t.fails(); })) return mark::fail;
-  if (any([](const verdict& t) { return !t.pass(); })) return mark::not_judged;
-  return v.absent.empty() || partial ? mark::pass : mark::not_judged;
+  if (std::any_of(v.tensors.begin(), v.tensors.end(),
+                  [](const verdict& t) { return t.fails(); })) {
+    return mark::fail;
+  }
+  return v.absent.empty() || partial ? mark::pass : mark::incomplete;
 }
 
 }  // namespace
@@ -325,7 +326,7 @@ std::size_t score::count(mark state) const {
 
 outcome score::result() const {
   if (count(mark::fail) > 0) return outcome::fail;
-  const std::size_t open = count(mark::not_judged) + count(mark::unusable) +
+  const std::size_t open = count(mark::incomplete) + count(mark::unusable) +
                            (partial ? 0 : count(mark::not_run));
   return open > 0 ? outcome::not_judged : outcome::pass;
 }
@@ -463,7 +464,7 @@ namespace {
 constexpr std::pair<mark, std::string_view> mark_names[] = {
     {mark::pass, "pass"},
     {mark::fail, "fail"},
-    {mark::not_judged, "not judged"},
+    {mark::incomplete, "incomplete"},
     {mark::unusable, "unusable"},
     {mark::not_run, "not run"}};
 
@@ -530,9 +531,10 @@ const verdict& worst_of(const scored_vector& v) {
 /// Why a vector does not pass.
 std::string reason_of(const scored_vector& v, const tolerance& limit) {
   if (v.state == mark::unusable) return v.error;
+  if (v.state != mark::fail)
+    return "no " + joined(v.absent) + " in the results";
   const verdict& worst = worst_of(v);
-  if (!worst.pass()) return worst.name + ": " + reason(worst, limit);
-  return "no " + joined(v.absent) + " in the results";
+  return worst.name + ": " + reason(worst, limit);
 }
 
 }  // namespace
@@ -565,9 +567,21 @@ void write_score(std::ostream& out, const score& s, bool colour) {
   out << '\n';
   for (const scored_vector& v : s.vectors) {
     if (v.state == mark::pass || v.state == mark::not_run) continue;
-    const bool bad = v.state != mark::not_judged;
+    const bool bad = v.state != mark::incomplete;
     out << (bad ? red : "") << name_of(v.state) << (bad ? plain : "") << "  "
         << v.of->name << ": " << fit_for_terminal(reason_of(v, s.limit))
+        << '\n';
+  }
+  std::vector<std::string> open;
+  for (const scored_vector& v : s.vectors) {
+    for (const verdict& t : v.tensors) {
+      if (!t.pass() && !t.fails()) open.push_back(v.of->name + " " + t.name);
+    }
+  }
+  if (!open.empty()) {
+    out << wrapped("in this profile sound ways leave no digit of " +
+                       joined(open) + ", which do not count",
+                   80, 2)
         << '\n';
   }
   for (const std::string& values : what_fails(s)) {

@@ -105,7 +105,13 @@ struct check_settings {
 };
 
 /// What comes of one vector.
-enum class mark { pass, fail, not_judged, not_run, unusable };
+enum class mark {
+  pass,        ///< no output fails
+  fail,        ///< one does
+  incomplete,  ///< none fails, and some were not run
+  not_run,     ///< there are no results
+  unusable,    ///< those that there are cannot be read
+};
 
 /// A vector, judged.
 struct scored_vector {
@@ -125,8 +131,8 @@ struct score {
   std::vector<scored_vector> vectors;  ///< those selected
 
   std::size_t count(mark state) const;
-  /// Fail where a vector fails; else not judged where one was not or, unless
-  /// partial, where one was not run.
+  /// Fail where a vector fails; else not judged where one is unusable or,
+  /// unless partial, incomplete or not run.
   outcome result() const;
 };
 

@@ -260,6 +260,9 @@ class maker {
                              const tensor_shape& shape) const {
     numbers draw(seed_, plan_.name, name);
     const bool cotangent = name != row.name;
+    if (name == "p" && f_.address == erase_address::gated_p) {
+      return near_keys(shape, draw);
+    }
     if (!cotangent && (name == "k" || name == "p" || name == "r")) {
       return keys(shape, draw);
     }
@@ -383,6 +386,29 @@ class maker {
     }
     std::size_t row = 0;
     return in_units(shape, [&] { return heads[row++ % rows].next(); });
+  }
+
+  /// Erase addresses that are written along the keys, as models make them: an
+  /// address that has nothing to do with its key lets a state grow.
+  std::vector<double> near_keys(const tensor_shape& shape,
+                                numbers& draw) const {
+    numbers of_keys_themselves(seed_, plan_.name, "k");
+    tensor_shape of_k = shape;
+    of_k[2] = plan_.size.H;
+    const std::vector<double> k = keys(of_k, of_keys_themselves);
+    const auto group = static_cast<std::size_t>(plan_.size.HV / plan_.size.H);
+    const auto width = static_cast<std::size_t>(shape.back());
+    std::size_t row = 0;
+    return in_units(shape, [&] {
+      integers x = direction(draw, shape.back());
+      for (std::size_t i = 0; i < width; ++i) {
+        const auto key =
+            static_cast<std::int64_t>(k[row / group * width + i] * 0x1p8);
+        x[i] = of_8_bits(divided(3 * key + x[i], 4));
+      }
+      ++row;
+      return x;
+    });
   }
 
   /// Erase directions of a family that is given them: its addresses r, each

@@ -62,8 +62,8 @@ struct check_command {
         "value of the regime how many vectors pass.\n"
         "\n"
         "Exit code: 0 all vectors pass, 1 one fails, 2 unusable input (a\n"
-        "vector that fails weighs more), 3 none fails but one could not be\n"
-        "judged or, without --partial, was not run.");
+        "vector that fails weighs more), 3 none fails but, without --partial,\n"
+        "one was not run, or not all of its outputs.");
   }
 
   int run() const {
