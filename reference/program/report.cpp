@@ -301,6 +301,7 @@ json report_of(const verification& v) {
            {"suspicious", v.inputs.suspicious},
            {"threshold", v.limit.rms},
            {"max_threshold", v.limit.largest},
+           {"bitlike", v.bitlike ? json(*v.bitlike) : json(nullptr)},
            {"reference",
             {{"scalar", scalar_traits<double_double>::name},
              {"digits", scalar_traits<double_double>::digits}}},

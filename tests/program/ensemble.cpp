@@ -7,10 +7,12 @@
 #include <algorithm>
 #include <cmath>
 #include <random>
+#include <sstream>
 #include <string>
 
 #include "catch.hpp"
 #include "program/fixtures.hpp"
+#include "program/report.hpp"
 #include "program/verify.hpp"
 
 using namespace carve;
@@ -88,7 +90,7 @@ dump inputs_of(const regime& r, std::uint64_t seed) {
 
 /// The dump with these outputs and gradients, rounded to F32.
 template <class T>
-dump with_outputs(dump d, const gradient_result<T>& r) {
+dump holding(dump d, const gradient_result<T>& r) {
   each_result(r, [&d](const std::string& name, const tensor<T>& x) {
     if (!x.present()) return;
     judged_tensor y{name, safetensors::dtype::f32, {}};
@@ -130,20 +132,20 @@ TEST_CASE("sound ways that the ensemble does not hold pass in every regime") {
     for (const index_t chunk : {24, 48, 100}) {
       require_sound(
           text(r.name, ", chunks of ", chunk),
-          with_outputs(
+          holding(
               d, backward(p, c, chunked_solver<difference_policy>{chunk, {}})));
     }
     require_sound(
         r.name + ", decays multiplied",
-        with_outputs(d, backward(p, c, chunked_solver<exact_policy>{48, {}})));
+        holding(d, backward(p, c, chunked_solver<exact_policy>{48, {}})));
     require_sound(r.name + ", column by column",
-                  with_outputs(d, backward(p, c, columnwise_solver{48})));
+                  holding(d, backward(p, c, columnwise_solver{48})));
     for (const std::uint32_t draw : {1000001u, 1000002u, 1000003u}) {
       const auto how = static_cast<exponential>(draw % 3);
       require_sound(text(r.name, ", token by token, draw ", draw),
-                    with_outputs(d, drawn_result(d, 0, draw, how)));
+                    holding(d, drawn_result(d, 0, draw, how)));
       require_sound(text(r.name, ", chunks of 48, draw ", draw),
-                    with_outputs(d, drawn_result(d, 48, draw, how)));
+                    holding(d, drawn_result(d, 48, draw, how)));
     }
   }
 }
@@ -177,8 +179,7 @@ TEST_CASE("a state kept in bf16 fails in every regime that keeps one") {
       round_all(format::bf16, std::span(p.in.initial_state.data));
     }
     out.final_state = p.in.initial_state;
-    const verification v =
-        verify(with_outputs(d, gradient_result<double>{out, {}}));
+    const verification v = verify(holding(d, gradient_result<double>{out, {}}));
     INFO(r.name);
     CHECK(v.result() == outcome::fail);
   }
@@ -186,7 +187,7 @@ TEST_CASE("a state kept in bf16 fails in every regime that keeps one") {
 
 TEST_CASE("one gradient that is not a number fails, whatever the unit") {
   dump d = inputs_of(regimes[0], 3);
-  d = with_outputs(d, exact_result(d, "dd"));
+  d = holding(d, exact_result(d, "dd"));
   REQUIRE(verify(d).pass());
   for (judged_tensor& x : d.judged) {
     dump broken = d;
@@ -339,4 +340,48 @@ TEST_CASE("a replay has chunks of 64 unless told otherwise") {
   REQUIRE(o != by(32));
   REQUIRE(replay(p, c, profile::tensor_core, format::bf16, {}, 32).out.o.data ==
           by(32));
+}
+
+TEST_CASE("a parameter in bf16 hides below the noise, and not from bitlike") {
+  regime r = regimes.front();
+  r.T = 192, r.decay_from = -2, r.decay_to = 2;  // x of softplus
+  dump d = inputs_of(r, 12);
+  problem<double>& p = d.in;
+  const auto in_bf16 = [](tensor<double>& x) {
+    for (double& e : x.data) e = rounded(format::bf16, e);
+  };
+  for (auto* x : {&p.in.q, &p.in.k, &p.in.v, &d.cotangents.o}) in_bf16(*x);
+  p.act.decay = decay_activation::softplus;
+  p.in.A_log = {{2}, {-1.3711, -1.2207}};
+  p.in.dt_bias = {{2}, {0.1, -0.1}};
+  d.dtype = safetensors::dtype::bf16;
+  d.size = check(p);
+  const kernel_facts facts{profile::tensor_core, 64, {}};
+  const auto judged = [&](const dump& computed) {
+    dump x = holding(d, compute(computed, ways_of(d, facts)[0]));
+    for (judged_tensor& y : x.judged) {
+      if (y.name == "A_log" || y.name == "final_state") continue;
+      y.dtype = safetensors::dtype::bf16;
+      in_bf16(y.values);
+    }
+    verify_settings how;
+    how.facts = facts, how.bitlike = 0.3;
+    return verify(x, how);
+  };
+  const verification right = judged(d);
+  dump spoilt = d;
+  in_bf16(spoilt.in.in.A_log);
+  const verification wrong = judged(spoilt);
+  CHECK(right.pass());
+  CHECK(wrong.result() == outcome::fail);
+  for (const verification* v : {&right, &wrong}) {
+    const verdict& o = v->tensors.front();
+    REQUIRE(o.name == "o");
+    INFO(o.errors.ratio << ", distance " << o.errors.replay_distance);
+    CHECK(o.errors.pass());  // the ratio alone does not tell them apart
+    CHECK(o.too_far == (v == &wrong));
+  }
+  std::ostringstream report;
+  write_json(report, {{"x", wrong, ""}});
+  CHECK(report.str().find("\"bitlike\": 0.3") != std::string::npos);
 }
