@@ -14,7 +14,9 @@
 #include "program/command/command.hpp"
 #include "program/command/diagnose.hpp"
 #include "program/command/look.hpp"
+#include "program/command/plan.hpp"
 #include "program/command/reference.hpp"
+#include "program/command/relate.hpp"
 #include "program/command/vectors.hpp"
 #include "program/command/verify.hpp"
 #include "program/console.hpp"
@@ -55,7 +57,8 @@ int run(int count, char** arguments) {
   app.formatter(std::make_shared<help_formatter>());
   app.require_subcommand(1);
   std::tuple<verify_command, diagnose_command, reference_command,
-             vectors_command, check_command, families_command, show_command>
+             relate_command, plan_command, vectors_command, check_command,
+             families_command, show_command>
       all;
   std::apply([&app](auto&... command) { (command.declare(app), ...); }, all);
   app.footer("`carve COMMAND --help` describes a command.");
