@@ -259,7 +259,7 @@ double copy_bandwidth() {
 std::vector<family> families_with_kernels() {
   std::vector<family> all;
   for (const carve::family_info& f : carve::families)
-    if (has_kernel(f.id)) all.push_back(f.id);
+    if (takes_delta_steps(f.id)) all.push_back(f.id);
   return all;
 }
 

@@ -1,5 +1,7 @@
 // The functions of carve/cuda.hpp: is the problem well formed, and which
 // kernel takes it.
+#include <algorithm>
+
 #include "common.cuh"
 #include "kernels.hpp"
 
@@ -36,7 +38,7 @@ bool aligned(const void* data, std::size_t to) {
   } while (0)
 
 status check(const problem& p) {
-  if (!has_kernel(p.family))
+  if (static_cast<std::size_t>(p.family) >= families.size())
     return {unsupported, "family: not one of the known families"};
   for (const format f : {p.input, p.decay_format})
     if (f != format::fp32 && f != format::bf16 && f != format::fp16)
@@ -54,7 +56,7 @@ status check(const problem& p) {
   if (p.cu_seqlens != nullptr && p.B != 1)
     return bad("B must be 1 when cu_seqlens is given");
   CARVE_CUDA_ALIGNED(p.cu_seqlens, "cu_seqlens", 8);
-  if (p.H > 65535 || static_cast<std::int64_t>(p.N) * p.HV > 0x7fffffffLL / 64)
+  if (p.HV > 65535 || static_cast<std::int64_t>(p.N) * p.HV > 0x7fffffffLL / 64)
     return {unsupported, "too many heads or sequences for one launch"};
   const std::size_t size = element_size(p.input);
   const gate_channels have = gate_channels_of(p);
@@ -66,6 +68,21 @@ status check(const problem& p) {
   if (have.w != 0) CARVE_CUDA_NEED(p.w, "w", size);
   if (have.e != 0) CARVE_CUDA_NEED(p.e, "e", size);
   if (have.b != 0) CARVE_CUDA_NEED(p.b, "b", size);
+  if (have.E != 0) CARVE_CUDA_NEED(p.E, "E", size);
+  if (have.p != 0) CARVE_CUDA_NEED(p.p, "p", size);
+  if (have.eta != 0) CARVE_CUDA_NEED(p.eta, "eta", size);
+  if (have.r != 0) CARVE_CUDA_NEED(p.r, "r", size);
+  if (have.y != 0) CARVE_CUDA_NEED(p.y, "y", size);
+  if (have.w_last != 0) CARVE_CUDA_NEED(p.w_last, "w_last", size);
+  CARVE_CUDA_ALIGNED(p.gd.data, "gd", element_size(p.decay_format));
+  if (p.substeps < 1 || p.substeps > 32)
+    return {unsupported, "substeps must be from 1 to 32"};
+  if (p.substeps != 1 && info(p.family).steps != substeps::given)
+    return bad("substeps: this family takes one");
+  if (info(p.family).content_gate && !takes_delta_steps(p))
+    return {unsupported,
+            "gd, erase_reads: not beside a content gate, which has no kernel "
+            "for them"};
   CARVE_CUDA_ALIGNED(p.initial_state, "initial_state", 16);
   return {};
 }
@@ -104,6 +121,13 @@ status check_results(const problem& p, const gradients& g) {
   CARVE_CUDA_ROWS(g.db, "db", size, p, p.HV, have.b);
   CARVE_CUDA_ROWS(g.de, "de", size, p, p.HV, have.e);
   CARVE_CUDA_ROWS(g.dw, "dw", size, p, p.HV, have.w);
+  CARVE_CUDA_ROWS(g.dgd, "dgd", 4, p, p.HV, p.V);
+  CARVE_CUDA_ROWS(g.dE, "dE", size, p, p.HV, have.E);
+  CARVE_CUDA_ROWS(g.dp, "dp", size, p, p.HV, have.p);
+  CARVE_CUDA_ROWS(g.deta, "deta", size, p, p.HV, have.eta);
+  CARVE_CUDA_ROWS(g.dr, "dr", size, p, p.HV, have.r);
+  CARVE_CUDA_ROWS(g.dy, "dy", size, p, p.HV, have.y);
+  CARVE_CUDA_ROWS(g.dw_last, "dw_last", size, p, p.HV, have.w_last);
   CARVE_CUDA_ALIGNED(g.d_final_state, "d_final_state", 16);
   CARVE_CUDA_ALIGNED(g.d_initial_state, "d_initial_state", 16);
   CARVE_CUDA_ALIGNED(g.window_means, "window_means", 16);
@@ -120,6 +144,20 @@ status check_results(const problem& p, const gradients& g) {
     return bad("de: this family has no value-axis erase gate");
   if (have.w == 0 && g.dw.data != nullptr)
     return bad("dw: this family has no write gate of its own");
+  if (p.gd.data == nullptr && g.dgd.data != nullptr)
+    return bad("dgd: this problem has no decay along the values");
+  if (have.E == 0 && g.dE.data != nullptr)
+    return bad("dE: this family has no full-mask erase gate");
+  if (have.p == 0 && g.dp.data != nullptr)
+    return bad("dp: this family has no p");
+  if (have.eta == 0 && g.deta.data != nullptr)
+    return bad("deta: this family has no eta");
+  if (have.r == 0 && g.dr.data != nullptr)
+    return bad("dr: this family has no erase address of its own");
+  if (have.y == 0 && g.dy.data != nullptr)
+    return bad("dy: this family has no erase direction of its own");
+  if (have.w_last == 0 && g.dw_last.data != nullptr)
+    return bad("dw_last: this family does not write the last token again");
   if (!info(p.family).content_gate &&
       (g.d_w_down != nullptr || g.d_w_up != nullptr))
     return bad("d_w_down, d_w_up: this family has no content gate");
@@ -141,30 +179,38 @@ template <class Results>
 struct way {
   const char* name;
   int capability;  ///< the major one that it is for; 0: any
+  bool plain;      ///< token by token in fp32: what path::general takes
   bool (*supports)(const problem&);
   status (*workspace)(const problem&, std::size_t* bytes);
   status (*run)(const problem&, const Results&, void* workspace,
                 std::size_t bytes, CUstream_st* stream);
 };
 
-bool supports_all(const problem&) { return true; }
+/// The kernels for delta steps, whose shapes are not all fast.
+template <bool (*Fast)(const problem&)>
+bool delta_steps(const problem& p) {
+  return takes_delta_steps(p) && Fast(p);
+}
+bool any(const problem&) { return true; }
 
 constexpr way<outputs> ways_forward[] = {
-    {"forward_hopper", 9, forward_hopper_supports, forward_hopper_workspace,
-     forward_hopper},
-    {"forward_columnwise", 0, forward_columnwise_supports,
+    {"forward_hopper", 9, false, delta_steps<forward_hopper_supports>,
+     forward_hopper_workspace, forward_hopper},
+    {"forward_columnwise", 0, false, delta_steps<forward_columnwise_supports>,
      forward_columnwise_workspace, forward_columnwise},
-    {"forward_general", 0, supports_all, forward_general_workspace,
+    {"forward_general", 0, true, delta_steps<any>, forward_general_workspace,
      forward_general},
+    {"forward_steps", 0, true, any, forward_steps_workspace, forward_steps},
 };
 constexpr way<gradients> ways_backward[] = {
-    {"backward_hopper", 9, backward_hopper_supports, backward_hopper_workspace,
-     backward_hopper},
-    {"backward_general", 0, supports_all, backward_general_workspace,
+    {"backward_hopper", 9, false, delta_steps<backward_hopper_supports>,
+     backward_hopper_workspace, backward_hopper},
+    {"backward_general", 0, true, delta_steps<any>, backward_general_workspace,
      backward_general},
+    {"backward_steps", 0, true, any, backward_steps_workspace, backward_steps},
 };
 
-/// Checks the problem and finds the way that takes it; the last one is general.
+/// Checks the problem and finds the way that takes it; the last one takes all.
 template <class Results, std::size_t N>
 status choose(const way<Results> (&ways)[N], const problem& p, path how,
               const way<Results>** which) {
@@ -172,13 +218,11 @@ status choose(const way<Results> (&ways)[N], const problem& p, path how,
   if (const status s = check_content_gate(p); !s) return s;
   int major = 0;
   if (const status s = compute_capability(&major); !s) return s;
-  *which = &ways[N - 1];
-  if (how == path::general || p.T == 0) return {};
-  for (const way<Results>& w : ways)
-    if ((w.capability == 0 || w.capability == major) && w.supports(p)) {
-      *which = &w;
-      break;
-    }
+  const bool plain = how == path::general || p.T == 0;
+  *which = std::find_if(ways, ways + N, [&](const way<Results>& w) {
+    return (w.plain || !plain) &&
+           (w.capability == 0 || w.capability == major) && w.supports(p);
+  });
   return {};
 }
 
@@ -231,6 +275,8 @@ status backward(const problem& p, const gradients& grad, void* workspace,
 status decode(const problem& p, const tensor& o, float* state,
               CUstream_st* stream) {
   if (const status s = check(p); !s) return s;
+  if (!takes_delta_steps(p))
+    return {unsupported, "family, gd, erase_reads: decode takes delta steps"};
   if (p.T != 1) return bad("T must be 1 for decode");
   if (p.cu_seqlens != nullptr) return bad("cu_seqlens must be null for decode");
   if (state == nullptr) return bad("state: null pointer");

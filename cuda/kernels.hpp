@@ -21,7 +21,7 @@ status backward_hopper_workspace(const problem&, std::size_t* bytes);
 status backward_hopper(const problem&, const gradients&, void* workspace,
                        std::size_t bytes, CUstream_st* stream);
 
-// Token by token, every family and shape (plain/forward.cu,
+// Token by token, delta steps of every shape (plain/forward.cu,
 // plain/backward.cu).
 status forward_general_workspace(const problem&, std::size_t* bytes);
 status forward_general(const problem&, const outputs&, void* workspace,
@@ -29,6 +29,15 @@ status forward_general(const problem&, const outputs&, void* workspace,
 status backward_general_workspace(const problem&, std::size_t* bytes);
 status backward_general(const problem&, const gradients&, void* workspace,
                         std::size_t bytes, CUstream_st* stream);
+
+// Token by token, every step of the table but the content gate
+// (plain/steps.cu).
+status forward_steps_workspace(const problem&, std::size_t* bytes);
+status forward_steps(const problem&, const outputs&, void* workspace,
+                     std::size_t bytes, CUstream_st* stream);
+status backward_steps_workspace(const problem&, std::size_t* bytes);
+status backward_steps(const problem&, const gradients&, void* workspace,
+                      std::size_t bytes, CUstream_st* stream);
 
 // Chunked, one triangular solve for each value column (columnwise/forward.cu).
 bool forward_columnwise_supports(const problem&);

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "carve/family.hpp"
 
@@ -13,14 +14,13 @@ struct CUstream_st;  // what the CUDA runtime's cudaStream_t points to
 namespace carve::cuda {
 
 /// Members of the family are those of the library's table, carve::families,
-/// which says along which axis each gate varies.  Kernels exist for delta, gdn,
-/// kda, gdn2, carve and value_erase.
+/// which says along which axis each gate varies.  There are kernels for all.
 using carve::family;
 
-/// Whether there are kernels for a member of the family: those with one erase,
-/// at the key and after the decay, and one write a token.
-inline bool has_kernel(family f) {
-  if (static_cast<std::size_t>(f) >= families.size()) return false;
+/// Whether a member takes one delta step a token: one erase, at the key and
+/// after the decay, and one write.  These have the tuned kernels and `decode`;
+/// the others go token by token (plain/steps.cu), forward and backward.
+inline bool takes_delta_steps(family f) {
   const family_info& x = info(f);
   return (x.erase == axis::head || x.erase == axis::key ||
           x.erase == axis::value) &&
@@ -48,15 +48,21 @@ struct tensor {
 /// |---|---|---|
 /// | q, k | [B,T,H,K] | all |
 /// | v | [B,T,HV,V] | all |
-/// | g | [B,T,HV] or [B,T,HV,K] | gdn, or kda, gdn2, carve, value_erase |
-/// | beta | [B,T,HV] | delta, gdn, kda |
-/// | b | [B,T,HV,K] | gdn2, carve |
+/// | g | [B,T,HV] or [B,T,HV,K] | the decay of the family's row, if any |
+/// | beta | [B,T,HV] | families whose erase and write gate are one |
+/// | b | [B,T,HV,K] | gdn2, carve, rwkv7 |
 /// | e | [B,T,HV,V] | value_erase |
-/// | w | [B,T,HV,V] or [B,T,HV] | gdn2 and value_erase, or carve |
+/// | w | [B,T,HV,V] or [B,T,HV] | gdn2, value_erase, full_erase; carve, mamba3
+/// | | gd | [B,T,HV,V] | any but the content gate's, or null | | E | [B,T,HV,K
+/// V] | full_erase | | p | [B,T,HV,K] | comba, eda | | eta | [B,T,HV] | eda |
+/// | r, y | [B,T,HV,K] | dplr; rwkv7 r alone |
+/// | w_last | [B,T,HV] | mamba3 |
 ///
-/// g is the **natural log** of the decay, at most 0; beta is erase and write
+/// g is the **natural log** of the decay, at most 0, gd that along the values;
+/// beta is erase and write
 /// gate in one; b is the key-axis erase gate, for carve its logits; e is the
-/// value-axis erase gate; w is the write gate.
+/// value-axis erase gate; w is the write gate.  The others are those of the
+/// library's table of tensors.  With `substeps` n, k, v and beta have T n rows.
 /// Value head i reads query and key head `i / (HV / H)`.
 struct problem {
   cuda::family family = cuda::family::gdn2;  ///< which gates there are
@@ -85,28 +91,55 @@ struct problem {
   ///@}
   const float* w_down = nullptr;  ///< [HV,rank,V]
   const float* w_up = nullptr;    ///< [HV,K,rank]
+  /// An input of the table that delta steps do not have.
+  ///@{
+  tensor gd, E, p, eta, r, y, w_last;
+  ///@}
+  int substeps = 1;  ///< n of gated_delta_product, 1 for all others
+  /// Which state the erase looks into; absent: what the family's row says.
+  std::optional<erase_order> erase_reads;
 };
+
+/// Whether the kernels for delta steps take a problem.
+inline bool takes_delta_steps(const problem& p) {
+  return takes_delta_steps(p.family) && p.gd.data == nullptr &&
+         p.erase_reads.value_or(erase_order::after_decay) ==
+             erase_order::after_decay;
+}
 
 /// Channels of each gate's tensor by the table above; 0: the family has none.
 struct gate_channels {
   /// Of the tensor of that name.
   ///@{
   int g, beta, b, e, w;
+  int E, p, eta, r, y, w_last;
   ///@}
 };
 /// Channels of the gates of a problem, from its family, K and V.
 inline gate_channels gate_channels_of(const problem& p) {
   const family_info& f = info(p.family);
   const auto along = [&](axis a) {
-    return a == axis::none   ? 0
-           : a == axis::head ? 1
-           : a == axis::key  ? p.K
-                             : p.V;
+    return a == axis::none    ? 0
+           : a == axis::head  ? 1
+           : a == axis::key   ? p.K
+           : a == axis::value ? p.V
+                              : p.K * p.V;
   };
-  const bool erases_values = f.erase == axis::value;
-  return {along(f.decay), f.tied ? 1 : 0,
-          f.tied || erases_values ? 0 : along(f.erase), erases_values ? p.V : 0,
-          f.tied ? 0 : along(f.write)};
+  const auto erase_along = [&](axis a) {
+    return !f.tied && f.erase == a ? along(a) : 0;
+  };
+  const bool twice = f.steps == substeps::erase_then_delta;
+  return {.g = along(f.decay),
+          .beta = f.tied ? 1 : 0,
+          .b = erase_along(axis::key),
+          .e = erase_along(axis::value),
+          .w = f.tied ? 0 : along(f.write),
+          .E = erase_along(axis::mask),
+          .p = twice || f.address == erase_address::gated_p ? p.K : 0,
+          .eta = twice ? 1 : 0,
+          .r = f.address == erase_address::given ? p.K : 0,
+          .y = f.direction == erase_direction::given ? p.K : 0,
+          .w_last = f.steps == substeps::trapezoid ? 1 : 0};
 }
 
 /// What the forward writes.
@@ -121,7 +154,7 @@ struct outputs {
 };
 
 /// Cotangents in, gradients out; shapes as the tensors they belong to.
-/// Gradients of q, k, v, beta, b, e, w are in `problem::input`, dg in fp32,
+/// Gradients of inputs are in `problem::input`, but dg and dgd in fp32, as
 /// states and content-gate parameters in fp32.  dq and dk of grouped value
 /// heads are summed over the group.  A null pointer skips that gradient.
 struct gradients {
@@ -138,6 +171,10 @@ struct gradients {
   float* d_initial_state = nullptr;  ///< [N,HV,K,V]
   float* d_w_down = nullptr;         ///< [HV,rank,V]
   float* d_w_up = nullptr;           ///< [HV,K,rank]
+  /// out: those of the tensors that delta steps do not have; dgd is fp32
+  ///@{
+  tensor dgd, dE, dp, deta, dr, dy, dw_last;
+  ///@}
 };
 
 /// Outcome of a call: zero is success, anything else is explained by `text`,

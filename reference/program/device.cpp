@@ -47,10 +47,17 @@ constexpr std::array device_tensors{
     device_tensor{"k", &cuda::problem::k, &cuda::gradients::dk},
     device_tensor{"v", &cuda::problem::v, &cuda::gradients::dv},
     device_tensor{"g", &cuda::problem::g, &cuda::gradients::dg, true},
+    device_tensor{"gd", &cuda::problem::gd, &cuda::gradients::dgd, true},
     device_tensor{"beta", &cuda::problem::beta, &cuda::gradients::dbeta},
     device_tensor{"b", &cuda::problem::b, &cuda::gradients::db},
     device_tensor{"e", &cuda::problem::e, &cuda::gradients::de},
+    device_tensor{"E", &cuda::problem::E, &cuda::gradients::dE},
     device_tensor{"w", &cuda::problem::w, &cuda::gradients::dw},
+    device_tensor{"w_last", &cuda::problem::w_last, &cuda::gradients::dw_last},
+    device_tensor{"p", &cuda::problem::p, &cuda::gradients::dp},
+    device_tensor{"eta", &cuda::problem::eta, &cuda::gradients::deta},
+    device_tensor{"r", &cuda::problem::r, &cuda::gradients::dr},
+    device_tensor{"y", &cuda::problem::y, &cuda::gradients::dy},
     device_tensor{.name = "initial_state",
                   .floats = &cuda::problem::initial_state,
                   .float_gradient = &cuda::gradients::d_initial_state},
@@ -80,9 +87,6 @@ class device_problem {
         act.w != gate_activation::none) {
       throw error("--cuda: the kernels take gates, not their logits");
     }
-    if (in.erase_reads == erase_order::before_decay) {
-      throw error("erase_order: the CUDA kernels erase after the decay");
-    }
     if (in.state_v_first) {
       throw error("--cuda: the kernels take states [N,HV,K,V]");
     }
@@ -101,15 +105,14 @@ class device_problem {
     }
     const dimensions& n = d.size;
     const auto size = [](index_t x) { return static_cast<int>(x); };
-    if (!cuda::has_kernel(in.family)) {
-      throw error("family: no CUDA kernel for ", info(in.family).name);
-    }
     p_.family = in.family;
     p_.input = device_format(d.dtype);
     p_.B = size(n.B), p_.T = size(n.T), p_.H = size(n.H);
     p_.HV = size(n.HV), p_.K = size(n.K), p_.V = size(n.V), p_.N = size(n.N);
     p_.scale = static_cast<float>(in.scale ? *in.scale : 1 / std::sqrt(n.K));
     p_.read_before = in.read == readout::before;
+    p_.erase_reads = in.erase_reads;
+    p_.substeps = size(n.substeps);
     for (const auto& m : tensors<double>::members()) {
       const tensor<double>& x = in.in.*m.at;
       if (!x.present()) continue;
@@ -179,12 +182,14 @@ class device_problem {
     }
   }
 
-  /// Of a shape [B,T,heads] or [B,T,heads,channels].
+  /// Of a shape [B,T,heads], [B,T,heads,channels] or [B,T,heads,K,V].
   struct extents {
     std::int64_t T = 1, heads = 1, channels = 1;
   };
   static extents extents_of(const tensor_shape& shape) {
-    return {shape[1], shape[2], shape.size() == 4 ? shape[3] : 1};
+    std::int64_t channels = 1;
+    for (std::size_t i = 3; i < shape.size(); ++i) channels *= shape[i];
+    return {shape[1], shape[2], channels};
   }
 
   /// What was given in a wider format than the kernels read must not be rounded

@@ -37,50 +37,90 @@ double state_error(const values& got, const results& exact, const inputs& in) {
   return error * norm(exact.d_initial_state) <= resolution ? 0 : error;
 }
 
-void check(const sizes& s, draw d, path how, double bound_o,
-           double bound_gradient, bool backward = true, int padding = 0) {
-  inputs in = make(s, d);
-  in.padding = padding;
-  if (!backward) in.d_o.clear();
-  const results exact = reference(in);
-  const results got = run(in, how, backward);
-  results replayed;
-  if (how == path::best && replay() != nullptr) replayed = replay()(in);
+/// One case: what is drawn, how it is run, and the bounds where no replay is.
+struct accuracy_case {
+  sizes s;
+  draw d;
+  path how;
+  double bound_o, bound_gradient;
+  int padding = 0;
+};
+
+/// What a case is held to.
+struct expected {
+  inputs in;
+  results exact, replayed;
+};
+
+expected prepare(const accuracy_case& c) {
+  expected x;
+  x.in = make(c.s, c.d);
+  x.in.padding = c.padding;
+  x.exact = reference(x.in);
+  if (c.how == path::best && replay() != nullptr) x.replayed = replay()(x.in);
+  return x;
+}
+
+void judge(const accuracy_case& c, const expected& x) {
+  const sizes& s = c.s;
+  const auto& [in, exact, replayed] = x;
+  const results got = run(in, c.how);
   const bool has_replay = !replayed.o.empty();
-  auto unit = [&](const values& x) { return has_replay ? &x : nullptr; };
-  INFO(name_of(s.fam) << " " << name_of(d) << " K=" << s.K << " V=" << s.V
+  auto unit = [&](const values& y) { return has_replay ? &y : nullptr; };
+  INFO(name_of(s.fam) << " " << name_of(c.d) << " K=" << s.K << " V=" << s.V
                       << " T=" << s.T << " seed=" << s.seed
                       << (s.read_before ? " read before" : ""));
   const double o = relative_rms(got.o, exact.o);
   const double state = relative_rms(got.final_state, exact.final_state);
   std::printf("%-11s %-12s %s K=%-3d V=%-3d T=%-4d  o %.2e  state %.2e",
-              name_of(s.fam), name_of(d),
-              how == path::best ? "best   " : "general", s.K, s.V, s.T, o,
+              name_of(s.fam), name_of(c.d),
+              c.how == path::best ? "best   " : "general", s.K, s.V, s.T, o,
               state);
   std::vector<std::pair<const char*, double>> errors;
-  if (backward)
-    for (const named_values& x : paired(got, exact)) {
-      errors.emplace_back(x.name, x.expected == &exact.d_initial_state
-                                      ? state_error(*x.got, exact, in)
-                                      : relative_rms(*x.got, *x.expected));
-      std::printf("  %s %.2e", x.name, errors.back().second);
-    }
+  for (const named_values& y : paired(got, exact)) {
+    errors.emplace_back(y.name, y.expected == &exact.d_initial_state
+                                    ? state_error(*y.got, exact, in)
+                                    : relative_rms(*y.got, *y.expected));
+    std::printf("  %s %.2e", y.name, errors.back().second);
+  }
   std::printf("\n");
-  CHECK(o <= allowed(unit(replayed.o), exact.o, bound_o));
+  CHECK(o <= allowed(unit(replayed.o), exact.o, c.bound_o));
   CHECK(state <=
-        allowed(unit(replayed.final_state), exact.final_state, bound_o));
+        allowed(unit(replayed.final_state), exact.final_state, c.bound_o));
   const auto units = paired(replayed, exact);
   for (std::size_t i = 0; i < errors.size(); ++i) {
     INFO(errors[i].first);
     const bool replays = has_replay && !units[i].got->empty();
     CHECK(errors[i].second <= allowed(replays ? units[i].got : nullptr,
-                                      *units[i].expected, bound_gradient));
+                                      *units[i].expected, c.bound_gradient));
   }
 }
+
+/// The cases of one test, judged when it is through with them.
+class accuracy_cases {
+ public:
+  void check(const sizes& s, draw d, path how, double bound_o,
+             double bound_gradient, int padding = 0) {
+    all_.push_back({s, d, how, bound_o, bound_gradient, padding});
+  }
+  void judge_all() const {
+    std::vector<expected> ready(all_.size());
+    prepare_and_judge(
+        all_.size(), [&](std::size_t i) { ready[i] = prepare(all_[i]); },
+        [&](std::size_t i) {
+          judge(all_[i], ready[i]);
+          ready[i] = {};
+        });
+  }
+
+ private:
+  std::vector<accuracy_case> all_;
+};
 
 }  // namespace
 
 TEST_CASE("general kernels are really fp32 for fp32 inputs", "[accuracy]") {
+  accuracy_cases cases;
   std::uint64_t seed = 1;
   for (const family f : families)
     for (const draw d : draws)
@@ -99,11 +139,13 @@ TEST_CASE("general kernels are really fp32 for fp32 inputs", "[accuracy]") {
         s.start_state = seed % 3 != 0;
         s.seed = seed++;
         // tf32 would stand near 3e-4, fp32 sums of 256 terms below 1e-5.
-        check(s, d, path::general, 1e-5, 1e-5, true, 4 * (seed % 2));
+        cases.check(s, d, path::general, 1e-5, 1e-5, 4 * (seed % 2));
       }
+  cases.judge_all();
 }
 
 TEST_CASE("general kernels round 16-bit results once", "[accuracy]") {
+  accuracy_cases cases;
   std::uint64_t seed = 200;
   for (const family f : families)
     for (const format input : {format::bf16, format::fp16}) {
@@ -118,12 +160,14 @@ TEST_CASE("general kernels round 16-bit results once", "[accuracy]") {
       s.seed = seed++;
       // Half a unit in the last place is 2^-9 or 2^-12 at most.
       const double bound = input == format::bf16 ? 1.96e-3 : 2.5e-4;
-      check(s, draw::hard, path::general, bound, bound);
+      cases.check(s, draw::hard, path::general, bound, bound);
     }
+  cases.judge_all();
 }
 
 TEST_CASE("windows longer than a segment and longer than the sequence",
           "[accuracy]") {
+  accuracy_cases cases;
   for (const int window : {1, 7, 64, 150, 1000}) {
     sizes s;
     s.fam = family::carve;
@@ -131,7 +175,7 @@ TEST_CASE("windows longer than a segment and longer than the sequence",
     s.T = 330;
     s.window = window;
     s.seed = 400 + window;
-    check(s, draw::easy, path::general, 1e-5, 1e-5);
+    cases.check(s, draw::easy, path::general, 1e-5, 1e-5);
   }
   sizes s;
   s.fam = family::carve;
@@ -141,11 +185,13 @@ TEST_CASE("windows longer than a segment and longer than the sequence",
   s.window = 70;
   s.H = 2;
   s.HV = 4;
-  check(s, draw::hard, path::general, 1e-5, 1e-5);
+  cases.check(s, draw::hard, path::general, 1e-5, 1e-5);
+  cases.judge_all();
 }
 
 TEST_CASE("the fastest kernels stay near the exact result",
           "[accuracy][fast]") {
+  accuracy_cases cases;
   std::uint64_t seed = 500;
   for (const family f : families)
     for (const draw d : draws)
@@ -163,12 +209,14 @@ TEST_CASE("the fastest kernels stay near the exact result",
         s.start_state = seed % 2 == 0;
         s.read_before = seed % 5 == 4;
         s.seed = seed++;
-        check(s, d, path::best, 5e-3, 1e-2);
+        cases.check(s, d, path::best, 5e-3, 1e-2);
       }
+  cases.judge_all();
 }
 
 TEST_CASE("the fastest kernels on packed sequences and grouped heads",
           "[accuracy][fast]") {
+  accuracy_cases cases;
   for (const family f : families) {
     sizes s;
     s.fam = f;
@@ -178,21 +226,23 @@ TEST_CASE("the fastest kernels on packed sequences and grouped heads",
     s.HV = 4;
     s.cu = {0, 0, 1, 64, 200, 200, 333};
     s.T = 333;
-    check(s, draw::hard, path::best, 5e-3, 1e-2);
+    cases.check(s, draw::hard, path::best, 5e-3, 1e-2);
     // A few of one length, whose chunks are prepared in turn, and some more.
     s.cu.clear();
     s.T = 200;
     for (const int B : {3, 10}) {
       s.B = B;
       s.seed = B;
-      check(s, draw::hard, path::best, 5e-3, 1e-2);
+      cases.check(s, draw::hard, path::best, 5e-3, 1e-2);
     }
   }
+  cases.judge_all();
 }
 
 // More sequences than multiprocessors, so that the kernels for a full device
 // run.
 TEST_CASE("the fastest kernels on many sequences", "[accuracy][fast]") {
+  accuracy_cases cases;
   std::uint64_t seed = 700;
   for (const family f : families)
     for (const draw d : {draw::hard, draw::fast_channels})
@@ -209,12 +259,14 @@ TEST_CASE("the fastest kernels on many sequences", "[accuracy][fast]") {
         s.window = 64;
         s.start_state = seed % 2 == 0;
         s.seed = seed++;
-        check(s, d, path::best, 5e-3, 1e-2);
+        cases.check(s, d, path::best, 5e-3, 1e-2);
       }
+  cases.judge_all();
 }
 
 TEST_CASE("the fastest content gate at any rank and window",
           "[accuracy][fast]") {
+  accuracy_cases cases;
   std::uint64_t seed = 900;
   for (const int rank : {4, 16, 20, 100})
     for (const int window : {64, 192})
@@ -228,6 +280,7 @@ TEST_CASE("the fastest content gate at any rank and window",
         s.rank = rank;
         s.window = window;
         s.seed = seed++;
-        check(s, draw::easy, path::best, 5e-3, 1e-2);
+        cases.check(s, draw::easy, path::best, 5e-3, 1e-2);
       }
+  cases.judge_all();
 }

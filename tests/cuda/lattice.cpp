@@ -30,10 +30,23 @@ void require_same(const char* name, const values& got, const values& expected,
   if (got.size() > 1024) CHECK(nonzero > 0);
 }
 
-void check(const sizes& s, path how, bool backward = true) {
-  inputs in = make(s, draw::lattice);
-  if (!backward) in.d_o.clear();
-  const results exact = reference(in);
+/// One case and what is expected of it.
+struct lattice_case {
+  sizes s;
+  path how;
+  bool backward;
+  inputs in = {};
+  results exact = {};
+};
+
+void prepare(lattice_case& c) {
+  c.in = make(c.s, draw::lattice);
+  if (!c.backward) c.in.d_o.clear();
+  c.exact = reference(c.in);
+}
+
+void judge(const lattice_case& c) {
+  const auto& [s, how, backward, in, exact] = c;
   const bool fast = how == path::best;
   INFO(name_of(s.fam) << " K=" << s.K << " V=" << s.V << " T=" << s.T
                       << " H=" << s.H << " HV=" << s.HV << " seed=" << s.seed
@@ -60,12 +73,32 @@ void check(const sizes& s, path how, bool backward = true) {
   }
 }
 
+/// The cases of one test, judged when it is through with them.
+class lattice_cases {
+ public:
+  void check(const sizes& s, path how, bool backward = true) {
+    all_.push_back({s, how, backward});
+  }
+  void judge_all() {
+    prepare_and_judge(
+        all_.size(), [&](std::size_t i) { prepare(all_[i]); },
+        [&](std::size_t i) {
+          judge(all_[i]);
+          all_[i] = {};
+        });
+  }
+
+ private:
+  std::vector<lattice_case> all_;
+};
+
 const family families[] = {family::delta, family::gdn,   family::kda,
                            family::gdn2,  family::carve, family::value_erase};
 
 }  // namespace
 
 TEST_CASE("general kernels are exact on the integer lattice", "[lattice]") {
+  lattice_cases cases;
   std::uint64_t seed = 1;
   for (const family f : families)
     for (const auto& [K, V] : {std::pair{64, 64},
@@ -87,12 +120,14 @@ TEST_CASE("general kernels are exact on the integer lattice", "[lattice]") {
         s.input =
             std::array{format::fp32, format::bf16, format::fp16}[seed % 3];
         s.seed = seed++;
-        check(s, path::general);
+        cases.check(s, path::general);
       }
+  cases.judge_all();
 }
 
 TEST_CASE("general kernels are exact for grouped heads and packed sequences",
           "[lattice]") {
+  lattice_cases cases;
   for (const family f : families) {
     sizes s;
     s.fam = f;
@@ -104,16 +139,18 @@ TEST_CASE("general kernels are exact for grouped heads and packed sequences",
     s.T = 130;
     s.window = 8;
     s.input = format::fp32;
-    check(s, path::general);
+    cases.check(s, path::general);
     s.cu.clear();
     s.B = 3;
     s.T = 37;
-    check(s, path::general);
+    cases.check(s, path::general);
   }
+  cases.judge_all();
 }
 
 TEST_CASE("the fastest forward is exact on the integer lattice",
           "[lattice][fast]") {
+  lattice_cases cases;
   std::uint64_t seed = 100;
   for (const family f : families)
     for (const format input : {format::bf16, format::fp16})
@@ -132,11 +169,13 @@ TEST_CASE("the fastest forward is exact on the integer lattice",
             s.read_before = read_before;
             s.start_state = T == 1 || seed % 2 == 0;
             s.seed = seed++;
-            check(s, path::best, false);
+            cases.check(s, path::best, false);
           }
+  cases.judge_all();
 }
 
 TEST_CASE("the fastest forward is exact on many sequences", "[lattice][fast]") {
+  lattice_cases cases;
   std::uint64_t seed = 200;
   for (const family f : families)
     for (const format input : {format::bf16, format::fp16})
@@ -152,12 +191,14 @@ TEST_CASE("the fastest forward is exact on many sequences", "[lattice][fast]") {
         s.window = 64;
         s.start_state = seed % 2 == 0;
         s.seed = seed++;
-        check(s, path::best, false);
+        cases.check(s, path::best, false);
       }
+  cases.judge_all();
 }
 
 TEST_CASE("the fastest backward is exact on the integer lattice",
           "[lattice][fast]") {
+  lattice_cases cases;
   std::uint64_t seed = 300;
   for (const family f : families)
     for (const format input : {format::bf16, format::fp16})
@@ -172,8 +213,9 @@ TEST_CASE("the fastest backward is exact on the integer lattice",
           s.HV = 2;
           s.window = 64;
           s.seed = seed++;
-          check(s, path::best);
+          cases.check(s, path::best);
         }
+  cases.judge_all();
 }
 
 TEST_CASE("decode is exact on the integer lattice", "[lattice][decode]") {

@@ -2,9 +2,14 @@
 // its definition, and the kernels run on it.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <functional>
+#include <future>
+#include <semaphore>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "carve/cuda.hpp"
@@ -23,6 +28,9 @@ struct inputs {
   values d_o, d_final_state;
   /// Elements between the rows of device tensors beyond the channels.
   int padding = 0;
+  /// The reference says whether its numbers are exact, which takes it longer
+  /// than to find them.
+  bool watch = false;
   /// Family carve: the forward keeps the windows' means, the backward takes
   /// them.
   bool keep_means = false;
@@ -33,9 +41,9 @@ struct results {
   values o, final_state;
   values dq, dk, dv, dg, dbeta, db, de, dw, d_initial_state, d_w_down, d_w_up;
   values window_means;  // if kept; not of the reference
-  // Of the reference alone: whether every value met on the way is a multiple
-  // of 2^-10 below 2^13 (then no fp32 sum of them rounds, in any order), and
-  // whether each is representable in the input format.
+  // Of the reference that watches alone: whether every value met on the way is
+  // a multiple of 2^-10 below 2^13 (then no fp32 sum of them rounds, in any
+  // order), and whether each is representable in the input format.
   bool exact_sums = true, exact_operands = true;
 };
 
@@ -51,8 +59,46 @@ std::vector<named_values> paired(const results& got, const results& expected);
 /// Rounds to the nearest value of the format.
 double rounded(double x, format f);
 
-/// Token by token in double, forward and backward.
+/// Token by token in double, forward and, where there is d_o, backward.
 results reference(const inputs& in);
+
+/// Calls prepare(i) for every i below `count` on all cores, ahead of judge(i),
+/// which is called in order by this thread: the device has one at a time.
+template <class Prepare, class Judge>
+void prepare_and_judge(std::size_t count, Prepare&& prepare, Judge&& judge) {
+  const std::size_t cores = std::max(1u, std::thread::hardware_concurrency());
+  // As many as are prepared at once wait to be judged, and no more.
+  std::counting_semaphore<> room(static_cast<std::ptrdiff_t>(2 * cores));
+  std::vector<std::promise<void>> ready(count);
+  std::atomic<std::size_t> next{0};
+  std::vector<std::jthread> workers;
+  for (std::size_t n = 0; n < std::min(cores, count); ++n)
+    workers.emplace_back([&](const std::stop_token& stop) {
+      for (;;) {
+        room.acquire();
+        const std::size_t i = next++;
+        if (i >= count || stop.stop_requested()) return room.release();
+        try {
+          prepare(i);
+          ready[i].set_value();
+        } catch (...) {
+          ready[i].set_exception(std::current_exception());
+        }
+      }
+    });
+  for (std::size_t i = 0; i < count; ++i) {
+    try {
+      ready[i].get_future().get();
+      judge(i);
+    } catch (...) {
+      // A judge that gives up: the workers end, and with them this call.
+      for (std::jthread& w : workers) w.request_stop();
+      room.release(static_cast<std::ptrdiff_t>(2 * cores));
+      throw;
+    }
+    room.release();
+  }
+}
 
 /// Runs forward (and backward) on the device, outputs filled with NaN first.
 /// Fails the running test on any status but success.
