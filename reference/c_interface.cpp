@@ -52,6 +52,9 @@ constexpr std::array call_table{
     setting{"bitlike", "D", "of verify: distance from the replay allowed"},
     setting{"strict", "BOOL",
             "of verify: not judged where the inputs leave something untested"},
+    setting{"diagnose", "BOOL",
+            "of verify: look for the mistake that explains a failure (default: "
+            "where that takes no more than about a minute of one core)"},
 };
 
 template <class Table>
@@ -458,8 +461,21 @@ carve_status carve_verify(const carve_tensor* tensors, size_t tensor_count,
     program::verification v = program::verify(c.problem(), how);
     v.file = c.text("family", ""), v.notes = c.problem().notes;
     std::ostringstream table, json;
+    program::judged_file judged{v.file, {}, {}, {}};
+    const bool asked = c.choice("diagnose");
+    if (v.result() == program::outcome::fail &&
+        (asked || (c.text("diagnose", "").empty() &&
+                   program::seconds_to_diagnose(c.problem()) <=
+                       program::unasked_seconds))) {
+      judged.why = program::diagnose(c.problem(), v, how.run);
+    }
     program::write_table(table, v, false);
-    program::write_json(json, {{v.file, v, {}}});
+    if (judged.why) {
+      table << '\n';
+      program::write_diagnosis(table, *judged.why, 80, false);
+    }
+    judged.outcome = v;
+    program::write_json(json, {judged});
     const program::verdict* const worst = v.worst();
     *report = new carve_report{
         v.result() == program::outcome::pass   ? CARVE_PASS

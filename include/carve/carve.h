@@ -130,7 +130,10 @@ typedef struct carve_report carve_report;
  *                      gradients.
  * @param[in] settings  of a dump, `threads`, and the options of `carve verify`:
  *                      `profile`, `chunk`, `exp`, `seed`, `threshold`,
- *                      `max_threshold`, `bitlike` and `strict` (true or false).
+ *                      `max_threshold`, `bitlike`, `strict` (true or false)
+ *                      and `diagnose` (true, false, or absent: look for the
+ *                      mistake that explains a failure where that takes no more
+ *                      than about a minute of one core).
  * @param[out] report   NULL unless CARVE_OK; to be freed by
  *                      carve_report_free().  A kernel that fails is CARVE_OK.
  */

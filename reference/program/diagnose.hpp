@@ -76,8 +76,17 @@ struct diagnosis {
 /// measured at the right result, and the deviating one has its own roundings.
 inline constexpr double matching_ratio = 1.5;
 
+/// How long a diagnosis takes one core, in seconds and roughly: the work is
+/// proportional to the numbers of all states, and is done for each suspect.
+double seconds_to_diagnose(const dump& d);
+
+/// What `verify` spends on a diagnosis that nobody asked for, in those seconds.
+inline constexpr double unasked_seconds = 60;
+
 /// Holds every deviation, and pairs of the best few, against a dump that was
 /// verified. Where nothing fails nothing is tried and nothing is found.
+/// Deviations are tried on `run.threads` threads; the order in which they are
+/// found does not depend on it.
 diagnosis diagnose(const dump& d, const verification& v,
                    const run_settings& run = {});
 

@@ -265,6 +265,10 @@ void write_summary(std::ostream& out, const std::vector<judged_file>& all,
           << (t.fails() ? plain : "") << "  " << file_name(f.path) << ": "
           << t.name << ": " << reason(t, *f.outcome) << '\n';
     }
+    if (f.why && !f.why->found.empty()) {
+      const explanation& e = f.why->found[0];
+      out << "      " << wrapped(e.text + " (" + e.id + ")", 74, 6) << '\n';
+    }
   }
   if (passes < all.size()) out << '\n';
   out << all.size() << " dumps: " << passes << " pass, " << fails << " fail, "
@@ -340,8 +344,27 @@ json report_of(const verification& v) {
   return all;
 }
 
+/// Explanations, and what the best of them leaves.
+json diagnosis_of(const diagnosis& found) {
+  json all = json::array(), left = json::array();
+  for (const explanation& e : found.found) {
+    all.push_back({{"id", e.id},
+                   {"tensors", e.tensors},
+                   {"ratio", e.ratio},
+                   {"text", e.text}});
+  }
+  for (const unexplained& x : found.left) {
+    left.push_back({{"name", x.name}, {"where", x.where}});
+  }
+  return {{"diagnosis", all}, {"unexplained", left}};
+}
+
 json report_of(const judged_file& f) {
-  if (f.outcome) return report_of(*f.outcome);
+  if (f.outcome) {
+    json all = report_of(*f.outcome);
+    if (f.why) all.update(diagnosis_of(*f.why));
+    return all;
+  }
   return {{"verdict", "unusable"},
           {"file", st::printable(f.path)},
           {"error", f.error}};
@@ -403,8 +426,15 @@ void write_suite(std::ostream& out, const judged_file& f) {
       out << "/>\n";
       continue;
     }
+    std::string why = reason(t, v);
+    if (f.why && !f.why->found.empty()) {
+      const explanation& e = f.why->found[0];
+      if (std::count(e.tensors.begin(), e.tensors.end(), t.name) > 0) {
+        why += "; " + e.text;
+      }
+    }
     out << ">\n      <" << (t.fails() ? "failure" : "skipped")
-        << " message=" << xml_quoted(reason(t, v)) << "/>\n    </testcase>\n";
+        << " message=" << xml_quoted(why) << "/>\n    </testcase>\n";
   }
   out << "  </testsuite>\n";
 }
@@ -438,13 +468,14 @@ void write_junit(std::ostream& out, const std::vector<judged_file>& all) {
   out << "</testsuites>\n";
 }
 
-void write_diagnosis(std::ostream& out, const diagnosis& found) {
+void write_diagnosis(std::ostream& out, const diagnosis& found,
+                     std::size_t width, bool places) {
   if (found.wrong.empty()) {
     out << "no tensor fails: there is nothing to explain\n";
     return;
   }
   const auto line = [&](const std::string& s) {
-    out << wrapped(s, 80, 4) << '\n';
+    out << wrapped(s, width, 4) << '\n';
   };
   for (std::size_t i = 0; i < found.found.size(); ++i) {
     const explanation& e = found.found[i];
@@ -452,29 +483,25 @@ void write_diagnosis(std::ostream& out, const diagnosis& found) {
   }
   if (found.found.empty()) {
     line(text("none of the ", found.tried,
-              " deviations that change something explains it"));
+              " known mistakes that change something explains it"));
   }
-  for (const unexplained& x : found.left) {
-    line(text("not explained: ", x.name, ": ", x.where));
+  if (places) {
+    for (const unexplained& x : found.left) {
+      line(text("not explained: ", x.name, ": ", x.where));
+    }
+  } else if (!found.found.empty() && !found.left.empty()) {
+    std::string names;
+    for (const unexplained& x : found.left) {
+      names += (names.empty() ? "" : ", ") + x.name;
+    }
+    line("not explained: " + names);
   }
 }
 
 void write_diagnosis_json(std::ostream& out, const diagnosis& found) {
-  json all = json::array(), left = json::array();
-  for (const explanation& e : found.found) {
-    all.push_back({{"id", e.id},
-                   {"tensors", e.tensors},
-                   {"ratio", e.ratio},
-                   {"text", e.text}});
-  }
-  for (const unexplained& x : found.left) {
-    left.push_back({{"name", x.name}, {"where", x.where}});
-  }
-  out << text_of({{"wrong", found.wrong},
-                  {"tried", found.tried},
-                  {"diagnosis", all},
-                  {"unexplained", left}})
-      << '\n';
+  json all{{"wrong", found.wrong}, {"tried", found.tried}};
+  all.update(diagnosis_of(found));
+  out << text_of(all) << '\n';
 }
 
 void write_families(std::ostream& out) {

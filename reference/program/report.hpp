@@ -33,7 +33,8 @@ void write_table(std::ostream& out, const verification& v, bool colour);
 struct judged_file {
   std::string path;
   std::optional<verification> outcome;
-  std::string error;  ///< empty where there is an outcome
+  std::string error;                  ///< empty where there is an outcome
+  std::optional<diagnosis> why = {};  ///< of one that fails, where it was made
 };
 
 /// A row for each dump, then a line for each that fails or cannot be used; at
@@ -49,8 +50,11 @@ void write_json(std::ostream& out, const std::vector<judged_file>& all);
 /// cannot be used is an error.
 void write_junit(std::ostream& out, const std::vector<judged_file>& all);
 
-/// What explains a dump, in sentences; at most 80 columns wide.
-void write_diagnosis(std::ostream& out, const diagnosis& found);
+/// What explains a dump, in sentences.
+/// @param[in] width   columns of a line, but for names that are longer.
+/// @param[in] places  where what is not explained is wrong, as well.
+void write_diagnosis(std::ostream& out, const diagnosis& found,
+                     std::size_t width, bool places);
 
 /// The same as one object: `diagnosis` is an array, the best first.
 void write_diagnosis_json(std::ostream& out, const diagnosis& found);

@@ -13,6 +13,7 @@
 #include "carve/family.hpp"
 #include "carve/version.hpp"
 #include "catch.hpp"
+#include "program/diagnose.hpp"
 #include "program/fixtures.hpp"
 
 using fixtures::editable;
@@ -90,6 +91,20 @@ std::size_t widest_line(const std::string& text) {
 }
 
 const std::string quoted_dump = "'" + path_of("gdn2_bf16") + "'";
+
+/// Writes a bundled dump whose outputs come of the first choice of a deviation.
+void save_deviating(const std::string& name, const char* id,
+                    const std::string& path) {
+  const auto d = fixtures::read(name);
+  const auto r =
+      carve::program::deviating_result(d, {carve::program::suspects(id)[0]});
+  REQUIRE(r);
+  editable e = editable::of(carve::safetensors::file::open(path_of(name)));
+  for (const auto& x : carve::program::with_outputs(d, *r).judged) {
+    e.tensors.at(x.name).values = x.values.data;
+  }
+  e.writer().save(path);
+}
 
 }  // namespace
 
@@ -259,6 +274,110 @@ TEST_CASE("unusable arguments exit 2 with a message and where to read on") {
   REQUIRE(complaint("verify --profile fp8 x") ==
           "carve: profile: expected one of "
           "[tensor-core,tf32,fp32,ieee-recurrent], got \"fp8\"\n");
+}
+
+TEST_CASE("a failure is explained below the table and in the reports") {
+  const scratch folder;
+  const std::string file = folder / "wrong.safetensors";
+  save_deviating("gdn_bf16", "read-before-update", file);
+  const std::string text = "if the read-out is taken before the update";
+  const std::string json = folder / "r.json", junit = folder / "r.xml";
+  const std::string reports = "--json '" + json + "' --junit '" + junit + "' ";
+  const result r = carve_with("verify " + reports + "'" + file + "' 2>&1");
+  REQUIRE(r.exit == 1);
+  REQUIRE(widest_line(r.out) <= 80);
+  const std::size_t at = r.out.find("\n\n1. o");
+  REQUIRE(at != std::string::npos);
+  std::string below = r.out.substr(at);
+  for (std::size_t i; (i = below.find("\n    ")) != below.npos;) {
+    below.replace(i, 5, " ");
+  }
+  REQUIRE(contains(below, text));
+  REQUIRE(contains(below, "(read-before-update)"));
+  const auto j = nlohmann::json::parse(content(json));
+  const auto& best = j.at("diagnosis").at(0);
+  REQUIRE(best.at("id") == "read-before-update");
+  REQUIRE(best.at("ratio").get<double>() < 1.5);
+  REQUIRE(contains(best.at("text"), text));
+  std::vector<std::string> failing;
+  for (const auto& t : j.at("tensors")) {
+    if (t.at("verdict") == "fail") failing.push_back(t.at("name"));
+  }
+  REQUIRE(best.at("tensors") == failing);
+  REQUIRE(j.at("unexplained").empty());
+  REQUIRE(contains(content(junit), text));
+
+  SECTION("in the summary of several dumps in one sentence each") {
+    const result both = carve_with("verify --json '" + json + "' " +
+                                   quoted_dump + " '" + file + "'");
+    REQUIRE(both.exit == 1);
+    REQUIRE(contains(both.out, "(read-before-update)"));
+    REQUIRE_FALSE(contains(both.out, "2. "));
+    const auto all = nlohmann::json::parse(content(json)).at("dumps");
+    REQUIRE_FALSE(all.at(0).contains("diagnosis"));
+    REQUIRE(all.at(1).at("diagnosis").at(0).at("id") == "read-before-update");
+  }
+  SECTION("unless it is not wanted") {
+    const result plain =
+        carve_with("verify --no-diagnose " + reports + "'" + file + "' 2>&1");
+    REQUIRE(plain.exit == 1);
+    REQUIRE(r.out.starts_with(plain.out));
+    REQUIRE(plain.out.size() < r.out.size());
+    REQUIRE_FALSE(nlohmann::json::parse(content(json)).contains("diagnosis"));
+    REQUIRE_FALSE(contains(content(junit), text));
+  }
+}
+
+TEST_CASE("what nothing explains is said to be so, and where it is wrong") {
+  const scratch folder;
+  const std::string file = folder / "small.safetensors";
+  fixtures::small().writer().save(file);
+  for (const char* command : {"verify", "diagnose"}) {
+    const result r = carve_with(command + (" '" + file) + "' 2>&1");
+    CAPTURE(command, r.out);
+    REQUIRE(r.exit == 1);
+    REQUIRE(contains(r.out, "known mistakes that change something explains"));
+    REQUIRE(contains(r.out, "all heads"));
+  }
+}
+
+TEST_CASE("diagnose says what explains a dump, as text and as JSON") {
+  const scratch folder;
+  const std::string file = folder / "wrong.safetensors";
+  save_deviating("gdn_bf16", "scale-missing", file);
+  for (const std::size_t columns : {60u, 80u}) {
+    const result r = carve_with("diagnose '" + file + "'",
+                                "COLUMNS=" + std::to_string(columns));
+    CAPTURE(r.out);
+    REQUIRE(r.exit == 1);
+    REQUIRE(r.out.starts_with("1. o"));
+    REQUIRE(contains(r.out, "(scale-missing)"));
+    REQUIRE(widest_line(r.out) <= columns);
+    REQUIRE(widest_line(r.out) > columns - 20);
+  }
+  const result r = carve_with("diagnose --json - '" + file + "'");
+  REQUIRE(r.exit == 1);
+  const auto j = nlohmann::json::parse(r.out);
+  REQUIRE(j.at("diagnosis").at(0).at("id") == "scale-missing");
+  REQUIRE(j.at("wrong") == j.at("diagnosis").at(0).at("tensors"));
+  REQUIRE(j.at("tried") > 20);
+  const result piped =
+      carve_with("diagnose --json - -", "cat '" + file + "' |");
+  REQUIRE(piped.exit == 1);
+  REQUIRE(piped.out == r.out);
+
+  const result sound = carve_with("diagnose " + quoted_dump);
+  REQUIRE(sound.exit == 0);
+  REQUIRE(sound.out == "no tensor fails: there is nothing to explain\n");
+
+  std::ofstream(folder / "text.safetensors") << "not one at all";
+  REQUIRE(
+      contains(complaint("diagnose '" + (folder / "text.safetensors") + "'"),
+               "is this a safetensors file?"));
+  REQUIRE(contains(complaint("diagnose '" + (folder / "none") + "'"), "none"));
+  REQUIRE(contains(complaint("diagnose --json '" + file + "' '" + file + "'"),
+                   "is the dump itself"));
+  complaint("diagnose '" + file + "' '" + file + "'");
 }
 
 TEST_CASE("several dumps give one table, one report and the worst code") {
@@ -1006,8 +1125,9 @@ TEST_CASE("one long head says how long it will take") {
 }
 
 TEST_CASE("help and version are there and fit the columns there are") {
-  for (const char* words : {"--help", "verify --help", "reference --help",
-                            "families --help", "show --help"}) {
+  for (const char* words :
+       {"--help", "verify --help", "diagnose --help", "reference --help",
+        "families --help", "show --help"}) {
     for (const std::size_t columns : {60u, 80u, 100u}) {
       CAPTURE(words, columns);
       const std::string variable = "COLUMNS=" + std::to_string(columns);

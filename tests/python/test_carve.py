@@ -107,6 +107,27 @@ def test_a_sound_kernel_passes_and_a_planted_bug_fails():
     assert html.escape(report.tensors["o"]["reason"]) in report._repr_html_()
 
 
+def test_a_failure_is_explained():
+    x = problem()
+    o, S = loop(**{**x, "g": np.log(2).astype(np.float32) * x["g"]})
+    both = {"o": o, "final_state": S}
+    report = carve.verify("gdn", x, both)
+    best = report.diagnosis[0]
+    assert best["id"] == "decay-exp2" and best["ratio"] < 1.5
+    assert best["tensors"] == ["o", "final_state"]
+    assert best["text"] in " ".join(str(report).split())
+    assert html.escape(best["text"]) in report._repr_html_()
+    assert json.loads(report.json())["diagnosis"] == report.diagnosis
+    assert carve.diagnose("gdn", x, both) == report.diagnosis
+    silent = carve.verify("gdn", x, both, diagnose=False)
+    assert silent.diagnosis == [] and best["text"] not in str(silent)
+    assert str(report).startswith(str(silent))
+    right, S = loop(**x)
+    assert carve.diagnose("gdn", x, {"o": right, "final_state": S}) == []
+    with pytest.raises(ValueError, match="diagnose: expected true or false"):
+        carve.verify("gdn", x, both, diagnose="maybe")
+
+
 def test_what_is_known_of_a_kernel_is_a_setting():
     x = problem()
     o, S = loop(**x)

@@ -16,7 +16,8 @@ struct diagnose_command : dump_options {
   std::string path, json;
 
   void declare(CLI::App& app) {
-    CLI::App* const c = app.add_subcommand(command, "say which mistake explains a dump that fails");
+    CLI::App* const c = app.add_subcommand(
+        command, "say which mistake explains a dump that fails");
     c->add_option("file", path,
                   "the dump, a safetensors file; - is standard input")
         ->required()
@@ -51,7 +52,7 @@ struct diagnose_command : dump_options {
       const verification v = verify(d, as_implied);
       const diagnosis found = diagnose(d, v, how);
       line.clear();
-      if (json != "-") write_diagnosis(std::cout, found);
+      if (json != "-") write_diagnosis(std::cout, found, columns_of(1), true);
       if (!json.empty()) {
         std::ostringstream report;
         write_diagnosis_json(report, found);

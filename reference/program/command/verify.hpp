@@ -33,7 +33,7 @@ struct verify_command : dump_options {
   kernel_facts facts;
   tolerance limit;
   std::optional<double> bitlike;
-  bool on_device = false, strict = false;
+  bool on_device = false, strict = false, no_diagnose = false;
 
   void declare(CLI::App& app) {
     CLI::App* const c =
@@ -87,6 +87,8 @@ struct verify_command : dump_options {
     c->add_flag("--cuda", on_device,
                 "judge this library's CUDA kernels on the inputs\n"
                 "in the file, not the outputs in it");
+    c->add_flag("--no-diagnose", no_diagnose,
+                "do not look for the mistake that explains a failure");
     c->add_option("--json", json,
                   "write the report as JSON; - is standard output, in place of "
                   "the table")
@@ -113,6 +115,9 @@ struct verify_command : dump_options {
         "which is also implied where no chunked form exists (value_erase,\n"
         "full_erase). What is known of a kernel narrows the unit: --profile,\n"
         "--chunk, --exp.\n"
+        "\n"
+        "What fails is held against known mistakes, as diagnose does, unless\n"
+        "that takes more than about a minute of one core.\n"
         "\n"
         "Several dumps give one table with a row for each, and one report.\n"
         "\n"
@@ -165,7 +170,7 @@ struct verify_command : dump_options {
  private:
   judged_file judge(const std::string& path, const std::string& before,
                     progress_line& line) const {
-    judged_file result{path, {}, {}};
+    judged_file result{path, {}, {}, {}};
     try {
       kernel_facts known = facts;
       if (!as.empty()) known.as = profile_named(as);
@@ -183,6 +188,17 @@ struct verify_command : dump_options {
         verification v = verify(d, how);
         v.file = path, v.notes = std::move(d.notes);
         if (!v.pass()) try_other_layout(file, d, how, v);
+        if (!no_diagnose && v.result() == outcome::fail) {
+          if (const double s = seconds_to_diagnose(d); s <= unasked_seconds) {
+            line.expect(0);  // what was expected was the verdict
+            result.why = diagnose(d, v, how.run);
+          } else {
+            v.notes.push_back(
+                text("`carve diagnose` says which mistake "
+                     "explains this, in about ",
+                     std::llround(s / 60), " min of one core"));
+          }
+        }
         return v;
       });
     } catch (const std::bad_alloc&) {
@@ -218,6 +234,10 @@ struct verify_command : dump_options {
       write_summary(std::cout, all, wants_colour());
     } else if (all[0].outcome) {
       write_table(std::cout, *all[0].outcome, wants_colour());
+      if (all[0].why) {
+        std::cout << '\n';
+        write_diagnosis(std::cout, *all[0].why, columns_of(1), false);
+      }
     }
   }
 

@@ -25,6 +25,7 @@ __all__ = [
     "Report",
     "assert_conforms",
     "capture",
+    "diagnose",
     "families",
     "reference",
     "save",
@@ -68,7 +69,9 @@ def verify(family: str, inputs: dict, outputs: dict, **settings) -> Report:
     `outputs` are o and final_state and, where `inputs` has do or dfinal_state,
     gradients: dq, dk, ...  Settings are those of a dump, `threads`, and
     the options of `carve verify`: `profile`, `chunk`, `exp`, `seed`,
-    `threshold`, `max_threshold`, `bitlike` and `strict`.
+    `threshold`, `max_threshold`, `bitlike` and `strict`.  What fails is held
+    against known mistakes; `diagnose=False` leaves that out, `diagnose=True`
+    does it even where it takes more than about a minute of one core.
 
     Raises ValueError naming the tensor or setting that cannot be used.
     """
@@ -77,6 +80,16 @@ def verify(family: str, inputs: dict, outputs: dict, **settings) -> Report:
         raise ValueError(f"{min(both)}: expected among inputs or outputs, got both")
     pairs = setting_pairs(family, settings)
     return Report(*_carve.verify(readables({**inputs, **outputs}), pairs))
+
+
+def diagnose(family: str, inputs: dict, outputs: dict, **settings) -> list[dict]:
+    """Which known mistakes explain what a kernel made of its inputs?
+
+    The best first, each with `id`, `tensors`, `ratio` and `text`; none where
+    no tensor fails and where nothing explains it.  Arguments are those of
+    `verify`, which does the same; `Report.diagnosis` has it.
+    """
+    return verify(family, inputs, outputs, **{**settings, "diagnose": True}).diagnosis
 
 
 def save(path, family: str, tensors: dict, **settings) -> None:

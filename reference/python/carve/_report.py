@@ -63,6 +63,13 @@ class Report:
         """By name, what the program's JSON report says of each tensor."""
         return {t["name"]: t for t in self._data["tensors"]}
 
+    @property
+    def diagnosis(self) -> list[dict]:
+        """Known mistakes that explain what fails, the best first: `id`,
+        `tensors`, `ratio` and `text` of each; none where nothing does, nothing
+        fails or none was looked for."""
+        return self._data.get("diagnosis", [])
+
     def json(self) -> str:
         """The text that `carve verify --json` writes."""
         return self._json
@@ -99,11 +106,13 @@ class Report:
             why = [t[key] for key in ("reason", "where") if key in t]
             cells.append(html.escape("; ".join(why)))
             rows.append(row("td", cells))
+        causes = "".join(f"<li>{html.escape(e['text'])}</li>" for e in self.diagnosis)
         title = html.escape(f"{self.family}: {self.verdict}")
         profile = html.escape(self._data["profile"])
         return (
             f"<table><caption>{title} (profile {profile})</caption>"
             + "".join(rows)
             + "</table>"
+            + (f"<ol>{causes}</ol>" if causes else "")
             + self._heat_map
         )
