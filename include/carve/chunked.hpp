@@ -303,6 +303,7 @@ class wy_chunk : chunk_base<T, Policy> {
       const T sum = policy_.sum(rounding_point::SdS, per_channel, products);
       dG(n_ - 1, i) += decay_.present() ? T(G_(n_ - 1, i) * sum) : sum;
     }
+    policy_.accumulate(dG, 2 * n_);
     this->scatter_decay(std::move(dG), out.g);
   }
 

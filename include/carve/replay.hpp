@@ -69,6 +69,10 @@ class operand_policy {
   /// @param how  format and manner of the roundings.
   explicit operand_policy(const operand_rounding& how) : how_(how) {}
 
+  /// Tensor cores sum in fp32, on the way.
+  template <class M>
+  void accumulate(M&, index_t) const {}
+
   /// Rounds every element of `m` as the table says; with operand format f32
   /// none.
   void round(rounding_point at, bool per_channel, matrix<float>& m) const {
@@ -147,6 +151,19 @@ class operand_policy {
 /// of the scalar in the order of a kernel.
 struct difference_policy : exact_policy {
   static constexpr bool exponentials = true;  ///< from cumulated logs
+};
+
+/// The same, with gradients summed as automatic differentiation sums them: one
+/// contribution after the other to the whole, with an error each time.
+struct accumulating_policy : difference_policy {
+  /// Equal shares stand for the contributions, which differ.
+  template <class M>
+  void accumulate(M& x, index_t parts) const {
+    using T = typename M::Scalar;
+    const M share = x / T(static_cast<double>(parts));
+    x = share;
+    for (index_t i = 1; i < parts; ++i) x += share;
+  }
 };
 
 /// Outputs and gradients of the replay. They are fp32 numbers, not yet rounded

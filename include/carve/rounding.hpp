@@ -46,6 +46,12 @@ struct exact_policy {
   void round(rounding_point, bool per_channel, M&) const {
     static_cast<void>(per_channel);
   }
+  /// Called with every gradient of a chunk that is a sum of contributions, one
+  /// or two of each token of the chunk: so many `parts`.
+  template <class M>
+  void accumulate(M&, index_t parts) const {
+    static_cast<void>(parts);
+  }
   /// The sum of `x`.
   template <class T>
   T sum(rounding_point, bool per_channel, std::vector<T>& x) const {

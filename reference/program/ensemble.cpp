@@ -293,7 +293,7 @@ gradient_result<double> compute(const dump& d, const way& w,
                                 const run_options& run) {
   if (w.draw != 0) {
     if (w.chunk == 0) return solve_drawn(d, w, recurrent_solver{}, run);
-    return solve_drawn(d, w, chunked_solver<difference_policy>{w.chunk, {}},
+    return solve_drawn(d, w, chunked_solver<accumulating_policy>{w.chunk, {}},
                        run);
   }
   if (w.chunk == 0) return solve_plain(d, w, reference_solver{}, run);
