@@ -434,9 +434,7 @@ void write_suite(std::ostream& out, const judged_file& f) {
       }
     }
     out << ">\n      <" << (t.fails() ? "failure" : "skipped")
-        << " message=" << xml_quoted(why) << "/>
-    </testcase>
-";
+        << " message=" << xml_quoted(why) << "/>\n    </testcase>\n";
   }
   out << "  </testsuite>\n";
 }
