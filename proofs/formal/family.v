@@ -2,15 +2,7 @@
     each model's own step, written with its transition matrix, is the step of
     recurrence.v with gates tied, or the general one.  All hold over any
     commutative ring, the dual numbers among them, hence for derivatives. *)
-From mathcomp Require Import all_ssreflect all_algebra.
-From mathcomp Require Import ring.
 From carve Require Import recurrence chunk column wy columns general segment.
-
-Set Implicit Arguments.
-Unset Strict Implicit.
-Unset Printing Implicit Defensive.
-Import GRing.Theory.
-Local Open Scope ring_scope.
 
 Section Family.
 Variables (R : comRingType) (K V : nat).

@@ -5,15 +5,7 @@
     A value decay goes through when the erase reads after the decay.  When it
     reads before, the systems of two value columns differ by more than a change
     of variables, and the theorem asks for a decay of the key axis only. *)
-From mathcomp Require Import all_ssreflect all_algebra.
-From mathcomp Require Import ring.
 From carve Require Import recurrence chunk column.
-
-Set Implicit Arguments.
-Unset Strict Implicit.
-Unset Printing Implicit Defensive.
-Import GRing.Theory.
-Local Open Scope ring_scope.
 
 Section GeneralChunk.
 Variables (R : comRingType) (K V : nat) (order ro : readout) (scale : R).

@@ -2,15 +2,7 @@
     eps^2 = 0, whose eps part is the derivative by definition.  As R[eps] is a
     commutative ring, WY-1 holds over it too, so the chunked form has the same
     derivative (GRAD-2: its adjoint is the reverse walk's gradient). *)
-From mathcomp Require Import all_ssreflect all_algebra.
-From mathcomp Require Import ring.
 From carve Require Import recurrence chunk column wy.
-
-Set Implicit Arguments.
-Unset Strict Implicit.
-Unset Printing Implicit Defensive.
-Import GRing.Theory.
-Local Open Scope ring_scope.
 
 Section Dual.
 Variable R : comRingType.

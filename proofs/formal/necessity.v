@@ -3,14 +3,7 @@
     diagonal change of variables a column, a chunk whose tokens are all coupled
     needs the gate constant along V, at every token but the first, and but the
     last one that erases anything. *)
-From mathcomp Require Import all_ssreflect all_algebra.
 From carve Require Import recurrence chunk column wy columns.
-
-Set Implicit Arguments.
-Unset Strict Implicit.
-Unset Printing Implicit Defensive.
-Import GRing.Theory.
-Local Open Scope ring_scope.
 
 (** One matrix T solves every column's system, whatever the right-hand side. *)
 Definition one_inverse (R : comRingType) V C (systems : 'I_V -> 'M[R]_C) :=

@@ -1,13 +1,14 @@
 (** What is the gated delta rule?  The definition that every theorem of this
     folder is about, over any commutative ring: no division, no order, nothing
     transcendental.  A vector is a column, and tokens are numbered from 0. *)
-From mathcomp Require Import all_ssreflect all_algebra.
+From mathcomp Require Export all_ssreflect all_algebra ring.
 
-Set Implicit Arguments.
-Unset Strict Implicit.
-Unset Printing Implicit Defensive.
-Import GRing.Theory.
-Local Open Scope ring_scope.
+(** What every file of this folder takes from here. *)
+#[export] Set Implicit Arguments.
+#[export] Unset Strict Implicit.
+#[export] Unset Printing Implicit Defensive.
+Export GRing.Theory.
+Global Open Scope ring_scope.
 
 (** Element by element, and a vector as a diagonal matrix. *)
 Definition elementwise (R : comRingType) m n (A B : 'M[R]_(m, n)) :=

@@ -1,15 +1,7 @@
 (** How do segments of a sequence compose?  SEG-1: splitting anywhere and
     passing the state changes nothing, and a run of tokens is one affine map of
     the state, column by column; the maps compose, associatively. *)
-From mathcomp Require Import all_ssreflect all_algebra.
-From mathcomp Require Import ring.
 From carve Require Import recurrence chunk column wy columns general.
-
-Set Implicit Arguments.
-Unset Strict Implicit.
-Unset Printing Implicit Defensive.
-Import GRing.Theory.
-Local Open Scope ring_scope.
 
 Section Split.
 Variables (R : comRingType) (K V : nat) (ro : readout) (scale : R).
