@@ -243,9 +243,6 @@ Definition against g (X : token [comRingType of dual R] K V) :=
 Lemma inner_col n (x y : 'cV[R]_n) : inner x y = \sum_i x i 0 * y i 0.
 Proof. by apply: eq_bigr => i _; rewrite big_ord1. Qed.
 
-Lemma scale_mxE m n t (A : 'M[R]_(m, n)) i j : (t *: A) i j = t * A i j.
-Proof. by rewrite mxE. Qed.
-
 Lemma innerD m n (A B M : 'M[R]_(m, n)) :
   inner (A + B) M = inner A M + inner B M.
 Proof.
@@ -354,8 +351,8 @@ rewrite !inner_col /inner.
 under eq_bigr do rewrite slopeE readE du_mul mul0r addr0 du_sum mulr_sumr
   mulr_sumr.
 rewrite exchange_big -big_split; apply: eq_bigr => i _ /=.
-rewrite scale_mxE [in RHS]mulE mulr_sumr mulr_suml -big_split.
-apply: eq_bigr => j _ /=; rewrite scale_mxE outerE !slopeE !valueE.
+rewrite scaleE [in RHS]mulE mulr_sumr mulr_suml -big_split.
+apply: eq_bigr => j _ /=; rewrite scaleE outerE !slopeE !valueE.
 by move: (do_ j 0) (re (q X i 0)) (du (q X i 0)) (re (M i j)) (du (M i j));
   move=> t1 t2 t3 t4 t5; ring.
 Qed.

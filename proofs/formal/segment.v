@@ -125,9 +125,6 @@ Definition general_map order (x : general R K V) := Segment
                       *m (if order is after then decay else 1%:M))
   (gk x *m (gw x .* gv x)^T).
 
-Lemma scaleE m n c (M : 'M[R]_(m, n)) i j : (c *: M) i j = c * M i j.
-Proof. by rewrite mxE. Qed.
-
 Lemma outer_mulE n (y r : 'cV[R]_K) (M : 'M[R]_(K, n)) i j :
   (y *m r^T *m M) i j = y i 0 * \sum_l r l 0 * M l j.
 Proof.
