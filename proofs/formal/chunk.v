@@ -3,14 +3,7 @@
 
     Decay ratios are products over the tokens between, never quotients, so that
     all of it is polynomial and makes sense over any commutative ring. *)
-From mathcomp Require Import all_ssreflect all_algebra.
 From carve Require Import recurrence.
-
-Set Implicit Arguments.
-Unset Strict Implicit.
-Unset Printing Implicit Defensive.
-Import GRing.Theory.
-Local Open Scope ring_scope.
 
 Section Parts.
 Variables (R : comRingType) (C : nat).

@@ -1,14 +1,6 @@
 (** What do the chunked forms rest on?  The state of a chunk unrolled, and unit
     lower triangular systems over a commutative ring. *)
-From mathcomp Require Import all_ssreflect all_algebra.
-From mathcomp Require Import ring.
 From carve Require Import recurrence chunk.
-
-Set Implicit Arguments.
-Unset Strict Implicit.
-Unset Printing Implicit Defensive.
-Import GRing.Theory.
-Local Open Scope ring_scope.
 
 Section Ratio.
 Variables (R : comRingType) (n : nat) (f : nat -> 'cV[R]_n).

@@ -2,15 +2,7 @@
     axis?  One system a column, which still gives the recurrence (WY-2).  And a
     full mask b e^T is the two gates together (WY-6, second half); the decay of
     the value axis and the write gate leave the one inverse alone (WY-5). *)
-From mathcomp Require Import all_ssreflect all_algebra.
-From mathcomp Require Import ring.
 From carve Require Import recurrence chunk column wy.
-
-Set Implicit Arguments.
-Unset Strict Implicit.
-Unset Printing Implicit Defensive.
-Import GRing.Theory.
-Local Open Scope ring_scope.
 
 Section Columns.
 Variables (R : comRingType) (K V C : nat).

@@ -2,14 +2,7 @@
     window is any function of the outputs of the window before, so it is known
     when the window starts; chunks of any lengths inside the windows give the
     recurrence, whatever the window length. *)
-From mathcomp Require Import all_ssreflect all_algebra.
 From carve Require Import recurrence chunk column wy.
-
-Set Implicit Arguments.
-Unset Strict Implicit.
-Unset Printing Implicit Defensive.
-Import GRing.Theory.
-Local Open Scope ring_scope.
 
 Section Content.
 Variables (R : comRingType) (K V : nat) (ro : readout) (scale : R).

@@ -1,15 +1,9 @@
 (** Can the definition be run?  The recurrence on lists, over any commutative
     ring, proved equal to that of recurrence.v; and the fractions of Coq's
     library as such a ring, on which it is run beside the C++ library. *)
-From mathcomp Require Import all_ssreflect all_algebra.
 From mathcomp Require Import ssrZ.
 From Coq Require Import ZArith QArith Qcanon.
 From carve Require Import recurrence chunk column wy general.
-
-Set Implicit Arguments.
-Unset Strict Implicit.
-Unset Printing Implicit Defensive.
-Import GRing.Theory.
 Local Open Scope nat_scope.
 Local Open Scope ring_scope.
 

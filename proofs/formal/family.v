@@ -2,15 +2,7 @@
     each model's own step, written with its transition matrix, is the step of
     recurrence.v with gates tied, or the general one.  All hold over any
     commutative ring, the dual numbers among them, hence for derivatives. *)
-From mathcomp Require Import all_ssreflect all_algebra.
-From mathcomp Require Import ring.
 From carve Require Import recurrence chunk column wy columns general segment.
-
-Set Implicit Arguments.
-Unset Strict Implicit.
-Unset Printing Implicit Defensive.
-Import GRing.Theory.
-Local Open Scope ring_scope.
 
 Section Family.
 Variables (R : comRingType) (K V : nat).
@@ -153,59 +145,63 @@ Theorem rwkv7 q k a kappa eta v S :
   (diag a - (kappa .* eta) *m kappa^T) *m S + k *m v^T.
 Proof. by rewrite dplr linearN /= mulmxN. Qed.
 
-(** Sub-steps: the decay of a token once, before the first. *)
-Definition undecayed (x : general R K V) :=
-  General (gq x) (gk x) ones (gr x) (gy x) (gv x) ones (ge x) (gw x).
-Definition multi_step order (xs : seq (general R K V)) S :=
-  if xs is x :: rest then
-    foldl (fun S x => general_step order (undecayed x) S)
-          (general_step order x S) rest
-  else S.
-Definition multi_state order := walk (multi_step order).
+(** Gated DeltaProduct: n sub-steps of delta, one decay. *)
+Definition delta_substep q alpha (k : nat -> 'cV[R]_K) (v : nat -> 'cV[R]_V)
+    (beta : nat -> R) i :=
+  general_of q (k i) (const_mx alpha) (beta i *: k i) (k i) (v i)
+             (const_mx (beta i)).
+Fixpoint delta_product_step alpha (k : nat -> 'cV[R]_K) (v : nat -> 'cV[R]_V)
+    (beta : nat -> R) n S : 'M[R]_(K, V) :=
+  if n is m.+1
+  then delta_step (k m) (v m) (beta m) (delta_product_step alpha k v beta m S)
+  else alpha *: S.
 
-(** Gated DeltaProduct: two sub-steps of delta, one decay. *)
-Theorem delta_product q k1 k2 v1 v2 alpha beta1 beta2 S :
-  let sub k v beta := general_of q k (const_mx alpha) (beta *: k) k v
-                                 (const_mx beta) in
-  multi_step after [:: sub k1 v1 beta1; sub k2 v2 beta2] S =
-  delta_step k2 v2 beta2 (gdn_step k1 alpha v1 beta1 S).
+Lemma erase_outer k beta S :
+  S - k *m ((beta *: k)^T *m S) = (1%:M - beta *: (k *m k^T)) *m S.
+Proof. by rewrite mulmxBl mul1mx linearZ /= -!scalemxAl -scalemxAr mulmxA. Qed.
+
+Lemma const_write k beta v : k *m (const_mx beta .* v)^T = beta *: (k *m v^T).
+Proof. by rewrite const_elementwise [(_ *: _)^T]linearZ -scalemxAr. Qed.
+
+Theorem delta_product q alpha (k : nat -> 'cV[R]_K) (v : nat -> 'cV[R]_V)
+    (beta : nat -> R) n S : (0 < n)%N ->
+  multi_step after n (delta_substep q alpha k v beta) S =
+  delta_product_step alpha k v beta n S.
 Proof.
-rewrite /multi_step /= general_ofE.
-rewrite -[undecayed _]/(general_of q k2 ones (beta2 *: k2) k2 v2 _) general_ofE.
-rewrite diag_ones mul1mx diag_const mul_scalar_mx.
-have erase k beta S' : S' - k *m ((beta *: k)^T *m S')
-    = (1%:M - beta *: (k *m k^T)) *m S'.
-  by rewrite mulmxBl mul1mx linearZ /= -!scalemxAl -scalemxAr mulmxA.
-rewrite !erase !const_elementwise ![(_ *: _)^T]linearZ -!scalemxAr.
-by [].
+case: n => // n _; elim: n => [|n IH].
+  rewrite /multi_step /= general_ofE const_write diag_const mul_scalar_mx.
+  by rewrite erase_outer.
+rewrite -[n.+2]addn1 /multi_step walk_from -/(multi_step _ _ _ _) IH.
+rewrite [LHS](_ : _ = general_step after (general_of q (k n.+1) ones
+  (beta n.+1 *: k n.+1) (k n.+1) (v n.+1) (const_mx (beta n.+1)))
+  (delta_product_step alpha k v beta n.+1 S)); last by rewrite /= /from addn0.
+by rewrite general_ofE diag_ones mul1mx erase_outer const_write addn1.
 Qed.
 
 (** EDA: erase along a direction of its own, nothing written; then delta at k. *)
+Definition eda_substep q k n v a (eta beta : R) i :=
+  if i is 0 then general_of q n a (eta *: n) n v 0
+  else general_of q k a (beta *: k) k v (const_mx beta).
 Theorem eda q k n v a (eta beta : R) S :
-  let erase := general_of q n a (eta *: n) n v 0 in
-  let write := general_of q k a (beta *: k) k v (const_mx beta) in
-  multi_step after [:: erase; write] S =
+  multi_step after 2 (eda_substep q k n v a eta beta) S =
   delta_step k v beta ((1%:M - eta *: (n *m n^T)) *m (diag a *m S)).
 Proof.
-rewrite /multi_step /= general_ofE.
-rewrite -[undecayed _]/(general_of q k ones (beta *: k) k v _) general_ofE.
-rewrite diag_ones mul1mx (_ : 0 .* v = 0); last first.
+rewrite /multi_step /= -[General _ _ ones _ _ _ _ _ _]/(general_of q k ones
+  (beta *: k) k v _) !general_ofE diag_ones mul1mx (_ : 0 .* v = 0); last first.
   by apply/colP=> i; rewrite !mxE mul0r.
-have er k' beta' S' : S' - k' *m ((beta' *: k')^T *m S')
-    = (1%:M - beta' *: (k' *m k'^T)) *m S'.
-  by rewrite mulmxBl mul1mx linearZ /= -!scalemxAl -scalemxAr mulmxA.
-rewrite linear0 mulmx0 addr0 !er [gw _]/= const_elementwise.
-by rewrite [(_ *: _)^T]linearZ -scalemxAr.
+by rewrite linear0 mulmx0 addr0 !erase_outer const_write.
 Qed.
 
 (** Mamba-3, trapezoid: two writes a token, nothing erased. *)
+Definition mamba3_substep q k_last v_last k v w_last w alpha i :=
+  let write k v w := general_of q k (const_mx alpha) 0 0 v w in
+  if i is 0 then write k_last v_last w_last else write k v w.
 Theorem mamba3 q k_last v_last k v w_last w alpha S :
-  let sub k v w := general_of q k (const_mx alpha) 0 0 v w in
-  multi_step after [:: sub k_last v_last w_last; sub k v w] S =
+  multi_step after 2 (mamba3_substep q k_last v_last k v w_last w alpha) S =
   alpha *: S + k_last *m (w_last .* v_last)^T + k *m (w .* v)^T.
 Proof.
-rewrite /multi_step /= general_ofE.
-rewrite -[undecayed _]/(general_of q k ones 0 0 v w) general_ofE.
+rewrite /multi_step /= -[General _ _ ones _ _ _ _ _ _]/(general_of q k ones
+  0 0 v _) !general_ofE.
 by rewrite diag_ones !mul1mx diag_const mul_scalar_mx !mul0mx !subr0.
 Qed.
 

@@ -5,15 +5,7 @@
     A value decay goes through when the erase reads after the decay.  When it
     reads before, the systems of two value columns differ by more than a change
     of variables, and the theorem asks for a decay of the key axis only. *)
-From mathcomp Require Import all_ssreflect all_algebra.
-From mathcomp Require Import ring.
 From carve Require Import recurrence chunk column.
-
-Set Implicit Arguments.
-Unset Strict Implicit.
-Unset Printing Implicit Defensive.
-Import GRing.Theory.
-Local Open Scope ring_scope.
 
 Section GeneralChunk.
 Variables (R : comRingType) (K V : nat) (order ro : readout) (scale : R).
@@ -233,4 +225,100 @@ rewrite /rows_of /general_recurrent /= /mkseq -val_enum_ord -[in RHS]map_comp.
 by apply: eq_map => t /=; rewrite general_outputs_chunk.
 Qed.
 
+(** Sub-steps in chunks: a row each.  The output of a token is that of its last
+    row, or of its first when it reads before. *)
+Definition flat n (x : nat -> nat -> general R K V) s :=
+  substep (x (s %/ n)%N) (s %% n)%N.
+Definition reads n t := (if ro is after then t * n + n.-1 else t * n)%N.
+Definition multi_chunked n lengths x S0 :=
+  let rows := general_chunked [seq (C * n)%N | C <- lengths] (flat n x) S0 in
+  ([seq nth 0 rows.1 (reads n t) | t <- iota 0 (sumn lengths)], rows.2).
+Definition multi_recurrent n (x : nat -> nat -> general R K V) S0 T :=
+  (mkseq (multi_output order ro scale n x S0) T, multi_state order n x S0 T).
+
+Lemma multi_state_flat n x S0 T : (0 < n)%N ->
+  multi_state order n x S0 T = general_state order (flat n x) S0 (T * n).
+Proof.
+move=> n0; elim: T => // T IH; rewrite mulSn addnC /general_state walk_from.
+rewrite /multi_state /= -/(multi_state _ _ _ _ _) IH; apply: eq_walk => s sn M.
+by rewrite /from /flat divnMDl // divn_small // addn0 modnMDl modn_small.
+Qed.
+
+Lemma reads_seen n t : (0 < n)%N -> seen ro (reads n t) = (seen ro t * n)%N.
+Proof.
+by move=> n0; rewrite /reads; case: ro => //=; rewrite -addnS prednK // mulSnr.
+Qed.
+
+Lemma gq_flat n x t : (0 < n)%N -> gq (flat n x (reads n t)) = gq (x t 0%N).
+Proof.
+move=> n0; rewrite /flat /reads; case: ro; last first.
+  by rewrite mulnK // modnMl.
+rewrite divnMDl // divn_small ?prednK // addn0 modnMDl modn_small ?prednK //.
+by case: n.-1.
+Qed.
+
+Lemma multi_output_flat n x S0 t : (0 < n)%N ->
+  multi_output order ro scale n x S0 t
+  = general_output order ro scale (flat n x) S0 (reads n t).
+Proof.
+by move=> n0; rewrite /general_output reads_seen // gq_flat // -multi_state_flat.
+Qed.
+
+(** WY-10 with n sub-steps a token: chunks of any lengths. *)
+Theorem multi_chunked_is_recurrent n lengths x S0 : (0 < n)%N ->
+  (forall t i, ge (x t i) = ones) ->
+  (order = before -> forall t, gd (x t 0%N) = ones) ->
+  multi_chunked n lengths x S0 = multi_recurrent n x S0 (sumn lengths).
+Proof.
+move=> n0 key_axis before_needs; rewrite /multi_chunked.
+rewrite general_chunked_is_recurrent; first 1 last.
+- by move=> s; rewrite /flat /substep; case: (s %% n)%N => [|i] /=.
+- move=> E s; rewrite /flat /substep; case: (s %% n)%N => [|i] //=.
+  exact: before_needs.
+have -> : sumn [seq (C * n)%N | C <- lengths] = (sumn lengths * n)%N.
+  by elim: (lengths) => //= C l ->; rewrite mulnDl.
+rewrite /multi_recurrent multi_state_flat //; congr (_, _).
+apply/eq_in_map => t; rewrite mem_iota /= add0n => tT.
+rewrite nth_mkseq -?multi_output_flat //.
+apply: leq_trans (_ : t.+1 * n <= _)%N; last by rewrite leq_mul2r tT orbT.
+by rewrite mulSnr /reads; case: (ro); rewrite ?ltn_add2l ?prednK // -addn1 leq_add2l.
+Qed.
+
+(** Gates on the value axis, value decays under an erase that reads before:
+    column by column, each a general step of one value channel. *)
+Definition general_column j (x : general R K V) : general R K 1 :=
+  General (gq x) (gk x) (gd x j 0 *: ga x) (ge x j 0 *: gr x) (gy x)
+          (row j (gv x)) ones ones (row j (gw x)).
+
+Lemma general_column_step j x (S : 'M[R]_(K, V)) :
+  general_step order (general_column j x) (col j S)
+  = col j (general_step order x S).
+Proof.
+apply/colP=> i; rewrite [RHS]mxE !subE !addE !general_decayedE !outerE.
+rewrite !elementwiseE !tr_mulE /=.
+rewrite !scaleE ![ones _ _]mxE ![col _ _ _ _]mxE ![row _ _ _ _]mxE.
+rewrite mul1r mulr1; congr (_ + _ - _ * _); first by ring.
+rewrite mulr_sumr; apply: eq_bigr => l _; rewrite scaleE -mulrA.
+congr (_ * (_ * _)); rewrite /looked_up; case: order; last by rewrite mxE.
+by rewrite !general_decayedE /= scaleE [ones _ _]mxE [col _ _ _ _]mxE; ring.
+Qed.
+
 End WY10.
+
+(** The general step column by column, with everything it has. *)
+Theorem general_columnwise (R : comRingType) K V order ro (scale : R) lengths
+    (x : nat -> general R K V) S0 j :
+  let all := general_recurrent order ro scale x S0 (sumn lengths) in
+  general_chunked order ro scale lengths (general_column j \o x) (col j S0)
+  = ([seq row j o | o <- all.1], col j all.2).
+Proof.
+move=> all; rewrite general_chunked_is_recurrent //.
+have states t : general_state order (general_column j \o x) (col j S0) t
+    = col j (general_state order x S0 t).
+  elim: t => // t IH; rewrite /general_state /= -!/(general_state _ _ _ t) IH.
+  exact: general_column_step.
+rewrite /all /general_recurrent /= states; congr (_, _).
+rewrite -map_comp; apply: eq_map => t /=; rewrite /general_output states /=.
+by apply/matrixP=> i l; rewrite !mxE; congr (_ * _); apply: eq_bigr => m _;
+  rewrite !mxE.
+Qed.

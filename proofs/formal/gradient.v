@@ -1,431 +1,59 @@
-(** Is the reverse walk the derivative?  GRAD-1: over dual numbers R[eps],
-    eps^2 = 0, whose eps part is the derivative by definition.  As R[eps] is a
-    commutative ring, WY-1 holds over it too, so the chunked form has the same
-    derivative (GRAD-2: its adjoint is the reverse walk's gradient). *)
-From mathcomp Require Import all_ssreflect all_algebra.
-From mathcomp Require Import ring.
-From carve Require Import recurrence chunk column wy.
+(** Is the reverse walk the derivative?  GRAD-1, for the gates of either axis,
+    for full masks and for the general step with sub-steps.  And as WY-1, WY-2
+    and WY-10 hold over dual numbers too, the chunked forms have the same
+    derivative (GRAD-2, in the form that this gives). *)
+From carve Require Import recurrence chunk column wy columns general dual.
 
-Set Implicit Arguments.
-Unset Strict Implicit.
-Unset Printing Implicit Defensive.
-Import GRing.Theory.
-Local Open Scope ring_scope.
-
-Section Dual.
-Variable R : comRingType.
-
-(** x + y eps *)
-Record dual := Dual { re : R; du : R }.
-Definition dual_pair x := (re x, du x).
-Definition pair_dual (p : R * R) := Dual p.1 p.2.
-Lemma dual_pairK : cancel dual_pair pair_dual. Proof. by case. Qed.
-Definition dual_eqMixin := CanEqMixin dual_pairK.
-Canonical dual_eqType := EqType dual dual_eqMixin.
-Definition dual_choiceMixin := CanChoiceMixin dual_pairK.
-Canonical dual_choiceType := ChoiceType dual dual_choiceMixin.
-
-Definition dual_add x y := Dual (re x + re y) (du x + du y).
-Definition dual_opp x := Dual (- re x) (- du x).
-Definition dual_mul x y := Dual (re x * re y) (re x * du y + du x * re y).
-
-Lemma dual_addA : associative dual_add.
-Proof. by move=> [? ?] [? ?] [? ?]; rewrite /dual_add /= !addrA. Qed.
-Lemma dual_addC : commutative dual_add.
-Proof. by move=> [x dx] [y dy]; congr Dual; exact: addrC. Qed.
-Lemma dual_add0 : left_id (Dual 0 0) dual_add.
-Proof. by move=> [? ?]; rewrite /dual_add /= !add0r. Qed.
-Lemma dual_addN : left_inverse (Dual 0 0) dual_opp dual_add.
-Proof. by move=> [? ?]; rewrite /dual_add /= !addNr. Qed.
-Definition dual_zmodMixin := ZmodMixin dual_addA dual_addC dual_add0 dual_addN.
-Canonical dual_zmodType := ZmodType dual dual_zmodMixin.
-
-Let three (x y z dx dy dz : R) :
-  x * (y * dz + dy * z) + dx * (y * z) = x * y * dz + (x * dy + dx * y) * z.
-Proof. by ring. Qed.
-Let dist (x y z dx dy dz : R) :
-  (x + y) * dz + (dx + dy) * z = x * dz + dx * z + (y * dz + dy * z).
-Proof. by ring. Qed.
-Lemma dual_mulA : associative dual_mul.
-Proof. by move=> [x dx] [y dy] [z dz]; rewrite /dual_mul /= mulrA three. Qed.
-Lemma dual_mulC : commutative dual_mul.
-Proof.
-move=> [x dx] [y dy]; rewrite /dual_mul /= (mulrC x y) addrC.
-by rewrite (mulrC x dy) (mulrC dx y).
-Qed.
-Lemma dual_mul1 : left_id (Dual 1 0) dual_mul.
-Proof. by move=> [x dx]; rewrite /dual_mul /= !mul1r mul0r addr0. Qed.
-Lemma dual_mulD : left_distributive dual_mul dual_add.
-Proof.
-by move=> [x dx] [y dy] [z dz]; rewrite /dual_mul /dual_add /= mulrDl dist.
-Qed.
-Lemma dual_1_neq0 : Dual 1 0 != Dual 0 0.
-Proof. by apply/eqP=> -[] /eqP; rewrite oner_eq0. Qed.
-Definition dual_ringMixin :=
-  ComRingMixin dual_mulA dual_mulC dual_mul1 dual_mulD dual_1_neq0.
-Canonical dual_ringType := RingType dual dual_ringMixin.
-Canonical dual_comRingType := ComRingType dual dual_mulC.
-
-Lemma re_add x y : re (x + y) = re x + re y. Proof. by []. Qed.
-Lemma du_add x y : du (x + y) = du x + du y. Proof. by []. Qed.
-Lemma re_mul x y : re (x * y) = re x * re y. Proof. by []. Qed.
-Lemma du_mul x y : du (x * y) = re x * du y + du x * re y. Proof. by []. Qed.
-Lemma re_opp x : re (- x) = - re x. Proof. by []. Qed.
-Lemma du_opp x : du (- x) = - du x. Proof. by []. Qed.
-Lemma re_sum n (f : 'I_n -> dual) : re (\sum_i f i) = \sum_i re (f i).
-Proof. by apply: (big_morph re re_add). Qed.
-Lemma du_sum n (f : 'I_n -> dual) : du (\sum_i f i) = \sum_i du (f i).
-Proof. by apply: (big_morph du du_add). Qed.
-
-(** The two parts of a matrix. *)
-Definition value m n (A : 'M[dual]_(m, n)) : 'M[R]_(m, n) := map_mx re A.
-Definition slope m n (A : 'M[dual]_(m, n)) : 'M[R]_(m, n) := map_mx du A.
-
-Definition inner m n (A B : 'M[R]_(m, n)) := \sum_i \sum_j A i j * B i j.
-
-End Dual.
-
-(** The algebra of one step, on bare functions. *)
-Section Algebra.
-Variables (R : comRingType) (K V : nat).
-Implicit Types (f g : 'I_K -> 'I_V -> R) (x : 'I_K -> R) (y : 'I_V -> R).
-
-Lemma by_columns f x y :
-  \sum_i \sum_j f i j * (x i * y j) = \sum_j (\sum_i f i j * x i) * y j.
-Proof.
-rewrite exchange_big; apply: eq_bigr => j _; rewrite mulr_suml.
-by apply: eq_bigr => i _; rewrite mulrA.
-Qed.
-
-Lemma by_rows f x y :
-  \sum_i \sum_j f i j * (x i * y j) = \sum_i (\sum_j f i j * y j) * x i.
-Proof.
-apply: eq_bigr => i _; rewrite mulr_suml.
-by apply: eq_bigr => j _; rewrite (mulrC (x i)) mulrA.
-Qed.
-
-Lemma sum2D f g : \sum_i \sum_j (f i j + g i j)
-  = \sum_i \sum_j f i j + \sum_i \sum_j g i j.
-Proof. by rewrite -big_split; apply: eq_bigr => i _; rewrite big_split. Qed.
-
-Variables (k a b k' a' b' : 'I_K -> R) (v d e w v' d' e' w' : 'I_V -> R).
-Variables (S S' dS : 'I_K -> 'I_V -> R).
-
-Variables (D D' N' dD : 'I_K -> 'I_V -> R) (r r' dr : 'I_K -> R).
-Variables (c c' u u' du dc : 'I_V -> R).
-Hypotheses
-  (D'E : forall i j,
-     D' i j = (a i * d j) * S' i j + (a i * d' j + a' i * d j) * S i j)
-  (r'E : forall i, r' i = b i * k' i + b' i * k i)
-  (c'E : forall j, c' j = \sum_i (r i * D' i j + r' i * D i j))
-  (u'E : forall j,
-     u' j = w j * v' j + w' j * v j - (e j * c' j + e' j * c j))
-  (N'E : forall i j, N' i j = D' i j + (k i * u' j + k' i * u j))
-  (duE : forall j, du j = \sum_i dS i j * k i)
-  (dcE : forall j, dc j = - (e j * du j))
-  (dDE : forall i j, dD i j = dS i j + r i * dc j)
-  (drE : forall i, dr i = \sum_j D i j * dc j).
-
-Lemma adjoint_step :
-  \sum_i \sum_j dS i j * N' i j =
-  \sum_i (\sum_j dS i j * u j + dr i * b i) * k' i
-  + \sum_i (\sum_j dD i j * (S i j * d j)) * a' i
-  + \sum_i dr i * k i * b' i
-  + \sum_j du j * w j * v' j + \sum_j (\sum_i dD i j * (a i * S i j)) * d' j
-  + \sum_j - (du j * c j) * e' j + \sum_j du j * v j * w' j
-  + \sum_i \sum_j a i * dD i j * d j * S' i j.
-Proof.
-have split_dS : \sum_i \sum_j dS i j * N' i j
-    = \sum_i \sum_j dS i j * D' i j + \sum_j du j * u' j
-      + \sum_i (\sum_j dS i j * u j) * k' i.
-  under [X in _ + X + _]eq_bigr do rewrite duE.
-  rewrite -by_columns -by_rows -addrA -!sum2D; apply: eq_bigr => i _.
-  by apply: eq_bigr => j _; rewrite -!mulrDr N'E.
-have split_u : \sum_j du j * u' j
-    = \sum_j du j * w j * v' j + \sum_j du j * v j * w' j
-      + \sum_j - (du j * c j) * e' j + \sum_j dc j * c' j.
-  rewrite -!big_split; apply: eq_bigr => j _ /=; rewrite u'E dcE.
-  by move: (du j) (c j) (c' j) => t1 t2 t3; ring.
-have split_c : \sum_j dc j * c' j
-    = \sum_i \sum_j r i * dc j * D' i j + \sum_i dr i * r' i.
-  transitivity (\sum_i \sum_j (r i * dc j * D' i j + dc j * (r' i * D i j))).
-    rewrite exchange_big; apply: eq_bigr => j _; rewrite c'E mulr_sumr.
-    apply: eq_bigr => i _; rewrite mulrDr mulrA; congr (_ * _ + _).
-    exact: mulrC.
-  rewrite sum2D; congr (_ + _); apply: eq_bigr => i _; rewrite drE mulr_suml.
-  by apply: eq_bigr => j _; rewrite mulrCA mulrC (mulrC (dc j)).
-have split_r : \sum_i dr i * r' i
-    = \sum_i dr i * k i * b' i + \sum_i dr i * b i * k' i.
-  rewrite -big_split; apply: eq_bigr => i _ /=; rewrite r'E.
-  by move: (dr i) => t; ring.
-have split_D : \sum_i \sum_j dD i j * D' i j
-    = \sum_i (\sum_j dD i j * (S i j * d j)) * a' i
-      + \sum_j (\sum_i dD i j * (a i * S i j)) * d' j
-      + \sum_i \sum_j a i * dD i j * d j * S' i j.
-  transitivity (\sum_i \sum_j (dD i j * (S i j * d j) * a' i
-      + dD i j * (a i * S i j) * d' j + a i * dD i j * d j * S' i j)).
-    apply: eq_bigr => i _; apply: eq_bigr => j _; rewrite D'E.
-    by move: (dD i j) (S i j) (S' i j) => t1 t2 t3; ring.
-  rewrite !sum2D; congr (_ + _ + _).
-    by apply: eq_bigr => i _; rewrite mulr_suml.
-  by rewrite exchange_big; apply: eq_bigr => j _; rewrite mulr_suml.
-have join_D : \sum_i \sum_j dD i j * D' i j
-    = \sum_i \sum_j dS i j * D' i j + \sum_i \sum_j r i * dc j * D' i j.
-  by rewrite -sum2D; apply: eq_bigr => i _; apply: eq_bigr => j _;
-    rewrite -mulrDl dDE.
-have join_k : \sum_i (\sum_j dS i j * u j + dr i * b i) * k' i
-    = \sum_i (\sum_j dS i j * u j) * k' i + \sum_i dr i * b i * k' i.
-  by rewrite -big_split; apply: eq_bigr => i _; rewrite mulrDl.
-rewrite split_dS split_u split_c split_r join_k.
-move: split_D; rewrite join_D => split_D.
-have {}split_D : \sum_i \sum_j dS i j * D' i j =
-    \sum_i (\sum_j dD i j * (S i j * d j)) * a' i
-      + \sum_j (\sum_i dD i j * (a i * S i j)) * d' j
-      + \sum_i \sum_j a i * dD i j * d j * S' i j
-      - \sum_i \sum_j r i * dc j * D' i j by rewrite -split_D addrK.
-rewrite split_D.
-move: (\sum_i \sum_j r i * dc j * D' i j)
-  (\sum_i \sum_j a i * dD i j * d j * S' i j)
-  (\sum_i (\sum_j dD i j * (S i j * d j)) * a' i)
-  (\sum_j (\sum_i dD i j * (a i * S i j)) * d' j)
-  (\sum_j du j * w j * v' j) (\sum_j du j * v j * w' j)
-  (\sum_j - (du j * c j) * e' j) (\sum_i dr i * k i * b' i)
-  (\sum_i dr i * b i * k' i) (\sum_i (\sum_j dS i j * u j) * k' i).
-move=> t1 t2 t3 t4 t5 t6 t7 t8 t9 t10; ring.
-Qed.
-
-End Algebra.
-
+(** Any rule of one token at a time, walked from the last token to the first:
+    `back` makes, of a token, the state before it, the cotangent of the state
+    after it and what arrives at its output, the gradients of the token and the
+    cotangent of the state before it. *)
 Section Walk.
-Variables (R : comRingType) (K V : nat) (ro : readout) (scale : R).
+Variables (R : comRingType) (K V : nat) (X Y arrival gradients : Type).
 Local Notation state_matrix := 'M[R]_(K, V).
+Local Notation dual_state := 'M[dual R]_(K, V).
+Variables (step : Y -> state_matrix -> state_matrix).
+Variables (back : Y -> state_matrix -> state_matrix -> arrival ->
+                  gradients * state_matrix).
 
-(** The cotangents of one token's inputs, and of the state before it. *)
-Record cotangents := Cotangents {
-  c_q : 'cV[R]_K; c_k : 'cV[R]_K; c_a : 'cV[R]_K; c_b : 'cV[R]_K;
-  c_v : 'cV[R]_V; c_d : 'cV[R]_V; c_e : 'cV[R]_V; c_w : 'cV[R]_V;
-  c_S : state_matrix
-}.
-
-(** The reverse walk, one token: from the cotangents of its output and of the
-    state after it. *)
-Definition back (x : token R K V) (S dS_end : state_matrix) (do_ : 'cV[R]_V) :=
-  let dS := if ro is after then dS_end + scale *: (q x *m do_^T) else dS_end in
-  let D := decayed x S in
-  let r := address x in
-  let c := D^T *m r in
-  let du := dS^T *m k x in
-  let dc := - (e x .* du) in
-  let dD := dS + r *m dc^T in
-  let dr := D *m dc in
-  Cotangents
-    (scale *: ((if ro is after then step x S else S) *m do_))
-    (dS *m update x S + dr .* b x)
-    (\col_i \sum_j dD i j * (S i j * d x j 0))
-    (dr .* k x)
-    (du .* w x)
-    (\col_j \sum_i dD i j * (a x i 0 * S i j))
-    (- (du .* c))
-    (du .* v x)
-    (diag (a x) *m dD *m diag (d x)
-     + if ro is before then scale *: (q x *m do_^T) else 0).
-
-(** All tokens, last to first, and the cotangent of the start state. *)
-Fixpoint reverse_walk x S0 do_ T dS : seq cotangents * state_matrix :=
+Fixpoint reverse_walk x S0 do_ T dS : seq gradients * state_matrix :=
   if T is t.+1 then
-    let g := back (x t) (state x S0 t) dS (do_ t) in
-    let earlier := reverse_walk x S0 do_ t (c_S g) in
-    (rcons earlier.1 g, earlier.2)
+    let g := back (x t) (walk step x S0 t) dS (do_ t) in
+    let earlier := reverse_walk x S0 do_ t g.2 in
+    (rcons earlier.1 g.1, earlier.2)
   else ([::], dS).
-
-(** A token of dual numbers: its values; its slopes against cotangents. *)
-Definition value_token (X : token [comRingType of dual R] K V) : token R K V :=
-  Token (value (q X)) (value (k X)) (value (a X)) (value (b X))
-        (value (v X)) (value (d X)) (value (e X)) (value (w X)).
-Definition against g (X : token [comRingType of dual R] K V) :=
-  inner (c_q g) (slope (q X)) + inner (c_k g) (slope (k X))
-  + inner (c_a g) (slope (a X)) + inner (c_b g) (slope (b X))
-  + inner (c_v g) (slope (v X)) + inner (c_d g) (slope (d X))
-  + inner (c_e g) (slope (e X)) + inner (c_w g) (slope (w X)).
-
-Lemma inner_col n (x y : 'cV[R]_n) : inner x y = \sum_i x i 0 * y i 0.
-Proof. by apply: eq_bigr => i _; rewrite big_ord1. Qed.
-
-Lemma scale_mxE m n t (A : 'M[R]_(m, n)) i j : (t *: A) i j = t * A i j.
-Proof. by rewrite mxE. Qed.
-
-Lemma innerD m n (A B M : 'M[R]_(m, n)) :
-  inner (A + B) M = inner A M + inner B M.
-Proof.
-rewrite /inner -sum2D; apply: eq_bigr => i _; apply: eq_bigr => j _.
-by rewrite addE mulrDl.
-Qed.
-
-Section Step.
-Variables (X : token [comRingType of dual R] K V).
-Variables (S : 'M[dual R]_(K, V)).
-Local Notation x := (value_token X).
-Local Notation s := (value S).
-
-Lemma valueE m n (A : 'M[dual R]_(m, n)) i j : value A i j = re (A i j).
-Proof. by rewrite mxE. Qed.
-Lemma slopeE m n (A : 'M[dual R]_(m, n)) i j : slope A i j = du (A i j).
-Proof. by rewrite mxE. Qed.
-
-Lemma re_decayed i j : re (decayed X S i j) = decayed x s i j.
-Proof. by rewrite !decayedE !valueE. Qed.
-
-Lemma re_address i : re (address X i 0) = address x i 0.
-Proof. by rewrite !elementwiseE !valueE. Qed.
-
-Lemma re_update j : re (update X S j 0) = update x s j 0.
-Proof.
-rewrite !updateE !valueE re_add re_opp !re_mul re_sum.
-congr (_ - _ * _); apply: eq_bigr => i _.
-by rewrite re_mul re_address re_decayed.
-Qed.
-
-Lemma value_step : value (step X S) = step x s.
-Proof.
-apply/matrixP=> i j; rewrite valueE !stepE re_add !re_mul re_update.
-by rewrite !valueE.
-Qed.
-
-Lemma du_decayed i j : du (decayed X S i j) =
-  (a x i 0 * d x j 0) * slope S i j
-  + (a x i 0 * slope (d X) j 0 + slope (a X) i 0 * d x j 0) * s i j.
-Proof. by rewrite decayedE !du_mul !re_mul !slopeE !valueE. Qed.
-
-Lemma du_address i : du (address X i 0) =
-  b x i 0 * slope (k X) i 0 + slope (b X) i 0 * k x i 0.
-Proof. by rewrite elementwiseE du_mul !slopeE !valueE. Qed.
-
-Lemma step_adjoint (dS : state_matrix) :
-  let D := decayed x s in
-  let r := address x in
-  let c := D^T *m r in
-  let du_ := dS^T *m k x in
-  let dc := - (e x .* du_) in
-  let dD := dS + r *m dc^T in
-  let dr := D *m dc in
-  inner dS (slope (step X S)) =
-  \sum_i (dS *m update x s + dr .* b x) i 0 * slope (k X) i 0
-  + \sum_i (\sum_j dD i j * (s i j * d x j 0)) * slope (a X) i 0
-  + \sum_i (dr .* k x) i 0 * slope (b X) i 0
-  + \sum_j (du_ .* w x) j 0 * slope (v X) j 0
-  + \sum_j (\sum_i dD i j * (a x i 0 * s i j)) * slope (d X) j 0
-  + \sum_j (- (du_ .* c)) j 0 * slope (e X) j 0
-  + \sum_j (du_ .* v x) j 0 * slope (w X) j 0
-  + \sum_i \sum_j (diag (a x) *m dD *m diag (d x)) i j * slope S i j.
-Proof.
-move=> D r c du_ dc dD dr.
-have cE j : c j 0 = \sum_i r i 0 * D i j by rewrite tr_mulE.
-have duE j : du_ j 0 = \sum_i dS i j * k x i 0.
-  by rewrite tr_mulE; apply: eq_bigr => i _; rewrite mulrC.
-have dcE j : dc j 0 = - (e x j 0 * du_ j 0).
-  by rewrite /dc [LHS]mxE elementwiseE.
-have dDE i j : dD i j = dS i j + r i 0 * dc j 0.
-  by rewrite /dD addE outerE.
-have drE i : dr i 0 = \sum_j D i j * dc j 0 by rewrite /dr mulE.
-pose c' j := \sum_i (r i 0 * du (decayed X S i j) + du (address X i 0) * D i j).
-have u'E j : du (update X S j 0) =
-    w x j 0 * slope (v X) j 0 + slope (w X) j 0 * v x j 0
-    - (e x j 0 * c' j + slope (e X) j 0 * c j 0).
-  rewrite updateE du_add du_opp !du_mul du_sum re_sum !slopeE !valueE.
-  congr (_ - (_ * _ + _ * _)); rewrite ?cE; apply: eq_bigr => i _.
-    by rewrite du_mul re_address re_decayed.
-  by rewrite re_mul re_address re_decayed.
-have N'E i j : slope (step X S) i j = du (decayed X S i j)
-    + (k x i 0 * du (update X S j 0) + slope (k X) i 0 * update x s j 0).
-  rewrite slopeE stepE -decayedE du_add du_mul re_update.
-  by rewrite valueE slopeE.
-rewrite /inner (adjoint_step (fun i j => du_decayed i j) du_address
-  (fun j => erefl (c' j)) u'E N'E duE dcE dDE drE).
-congr (_ + _ + _ + _ + _ + _ + _ + _); apply: eq_bigr => i _.
-- congr (_ * _); rewrite [RHS]addE [X in _ = X + _]mulE.
-  by rewrite [X in _ = _ + X]elementwiseE.
-- by rewrite [in RHS]elementwiseE.
-- by rewrite [in RHS]elementwiseE.
-- by congr (_ * _); rewrite [RHS]mxE [X in _ = - X]elementwiseE.
-- by rewrite [in RHS]elementwiseE.
-- by apply: eq_bigr => j _; rewrite mul_diagE diag_mulE.
-Qed.
-
-(** One token: what the cotangents of its output and of the state after it
-    make of the slopes of its inputs. *)
-Lemma read_adjoint (do_ : 'cV[R]_V) (M : 'M[dual R]_(K, V)) :
-  inner do_ (slope (read (Dual scale 0) X M)) =
-  inner (scale *: (value M *m do_)) (slope (q X))
-  + inner (scale *: (q x *m do_^T)) (slope M).
-Proof.
-rewrite !inner_col /inner.
-under eq_bigr do rewrite slopeE readE du_mul mul0r addr0 du_sum mulr_sumr
-  mulr_sumr.
-rewrite exchange_big -big_split; apply: eq_bigr => i _ /=.
-rewrite scale_mxE [in RHS]mulE mulr_sumr mulr_suml -big_split.
-apply: eq_bigr => j _ /=; rewrite scale_mxE outerE !slopeE !valueE.
-by move: (do_ j 0) (re (q X i 0)) (du (q X i 0)) (re (M i j)) (du (M i j));
-  move=> t1 t2 t3 t4 t5; ring.
-Qed.
-
-Lemma back_adjoint (dS_end : state_matrix) (do_ : 'cV[R]_V) :
-  let g := back x s dS_end do_ in
-  inner do_ (slope (read (Dual scale 0) X (if ro is after then step X S else S)))
-  + inner dS_end (slope (step X S))
-  = against g X + inner (c_S g) (slope S).
-Proof.
-move=> g; pose dS := if ro is after then dS_end + scale *: (q x *m do_^T)
-                     else dS_end.
-pose from_state := diag (a x) *m (dS + address x *m
-  (- (e x .* (dS^T *m k x)))^T) *m diag (d x).
-have E : inner dS (slope (step X S)) =
-    inner (c_k g) (slope (k X)) + inner (c_a g) (slope (a X))
-    + inner (c_b g) (slope (b X)) + inner (c_v g) (slope (v X))
-    + inner (c_d g) (slope (d X)) + inner (c_e g) (slope (e X))
-    + inner (c_w g) (slope (w X)) + inner from_state (slope S).
-  rewrite step_adjoint !inner_col.
-  congr (_ + _ + _ + _ + _ + _ + _ + _); apply: eq_bigr => i _.
-    by congr (_ * _); rewrite [RHS]mxE.
-  by congr (_ * _); rewrite [RHS]mxE.
-rewrite read_adjoint /against.
-have gS : c_S g = from_state
-    + if ro is before then scale *: (q x *m do_^T) else 0 by [].
-have gq : c_q g = scale *: ((if ro is after then step x s else s) *m do_) by [].
-rewrite gS gq; move: E; rewrite /dS; case: (ro) => E.
-  rewrite value_step (addr0 from_state) -addrA [X in _ + X]addrC -innerD E.
-  by rewrite !addrA.
-rewrite (innerD from_state) E !addrA.
-move: (inner (scale *: (q x *m do_^T)) (slope S)) => t.
-by rewrite -!addrA [t + _]addrC -!addrA.
-Qed.
-
-End Step.
 
 Lemma reverse_walk_size x S0 do_ T dS :
   size (reverse_walk x S0 do_ T dS).1 = T.
 Proof. by elim: T dS => //= t IH dS; rewrite size_rcons IH. Qed.
 
-(** GRAD-1: for every direction in the inputs of all tokens and in the start
-    state, the cotangents of outputs and final state against the derivative of
-    these are the reverse walk's gradients against the direction. *)
-Theorem reverse_walk_is_gradient (X : nat -> token [comRingType of dual R] K V)
-    (S0 : 'M[dual R]_(K, V)) (do_ : nat -> 'cV[R]_V) (dS : state_matrix) T :
-  let walked := reverse_walk (fun t => value_token (X t)) (value S0) do_ T dS in
-  \sum_(t < T) inner (do_ t) (slope (output ro (Dual scale 0) X S0 t))
-  + inner dS (slope (state X S0 T))
-  = \sum_(t < T) against (nth (back (value_token (X 0%N)) 0 0 0) walked.1 t) (X t)
+(** Right for one token, it is right for all. *)
+Variables (value_of : X -> Y) (f : X -> dual_state -> dual_state).
+Variables (heard : arrival -> X -> dual_state -> R).
+Variables (against : gradients -> X -> R).
+Hypothesis values : forall x S, value (f x S) = step (value_of x) (value S).
+Hypothesis one_token : forall x S dS do_,
+  let g := back (value_of x) (value S) dS do_ in
+  heard do_ x S + inner dS (slope (f x S))
+  = against g.1 x + inner g.2 (slope S).
+
+Section Sequence.
+Variables (x : nat -> X) (y : nat -> Y).
+Hypothesis y_is_value : forall t, value_of (x t) = y t.
+
+Lemma value_walk S0 t : value (walk f x S0 t) = walk step y (value S0) t.
+Proof. by elim: t => //= t IH; rewrite values IH y_is_value. Qed.
+
+Lemma all_tokens S0 do_ T dS g0 :
+  let walked := reverse_walk y (value S0) do_ T dS in
+  \sum_(t < T) heard (do_ t) (x t) (walk f x S0 t)
+  + inner dS (slope (walk f x S0 T))
+  = \sum_(t < T) against (nth g0 walked.1 t) (x t)
     + inner walked.2 (slope S0).
 Proof.
-have values t : value (state X S0 t)
-    = state (fun t => value_token (X t)) (value S0) t.
-  by elim: t => // t IH; rewrite /state /= -!/(state _ _ t) value_step IH.
 elim: T dS => [|T IH] dS; first by rewrite /= !big_ord0.
-rewrite big_ord_recr /= -addrA.
-have := back_adjoint (X T) (state X S0 T) dS (do_ T).
-have -> : (if ro is after then step (X T) (state X S0 T) else state X S0 T)
-    = state X S0 (seen ro T) by case: (ro).
-rewrite -/(output ro (Dual scale 0) X S0 T) -/(state X S0 T.+1) /= => ->.
-rewrite values; set g := back _ _ _ _; rewrite addrCA IH.
+rewrite big_ord_recr /= -addrA one_token value_walk y_is_value.
+set g := back _ _ _ _; rewrite addrCA IH.
 set earlier := reverse_walk _ _ _ _ _.
 have size_e : size earlier.1 = T by exact: reverse_walk_size.
 rewrite big_ord_recr /= nth_rcons size_e ltnn eqxx addrA; congr (_ + _).
@@ -433,28 +61,260 @@ rewrite addrC; congr (_ + _); apply: eq_bigr => t _.
 by rewrite nth_rcons size_e ltn_ord.
 Qed.
 
-(** The gradient of the log of a decay: row sums of dS~ * S~. *)
-Theorem log_decay_gradient (x : token R K V) S dS_end do_ i :
-  let dS := if ro is after then dS_end + scale *: (q x *m do_^T) else dS_end in
-  let dD := dS + address x *m (- (e x .* (dS^T *m k x)))^T in
-  a x i 0 * c_a (back x S dS_end do_) i 0 = \sum_j dD i j * decayed x S i j.
+End Sequence.
+End Walk.
+
+(** A rule that is also read: what arrives is the cotangent of the output. *)
+Section Read.
+Variables (R : comRingType) (K V : nat) (ro : readout) (scale : R).
+Variables (X Y gradients : Type).
+Local Notation state_matrix := 'M[R]_(K, V).
+Local Notation dual_state := 'M[dual R]_(K, V).
+Variables (step : Y -> state_matrix -> state_matrix) (query : Y -> 'cV[R]_K).
+Variables (step_back : Y -> state_matrix -> state_matrix ->
+                       gradients * state_matrix).
+
+Definition read_back (q : 'cV[R]_K) (do_ : 'cV[R]_V) := scale *: (q *m do_^T).
+Definition read_of (r : readout) q do_ : state_matrix :=
+  match ro, r with
+  | after, after | before, before => read_back q do_
+  | _, _ => 0
+  end.
+
+(** dq = scale * S do;  dS += scale * q do^T, at the state that was read. *)
+Definition back x S dS_end do_ :=
+  let g := step_back x S (dS_end + read_of after (query x) do_) in
+  ((scale *: ((if ro is after then step x S else S) *m do_), g.1),
+   g.2 + read_of before (query x) do_).
+
+Lemma read_adjoint (q : 'cV[dual R]_K) (S : dual_state) do_ :
+  inner do_ (slope (Dual scale 0 *: (S^T *m q)))
+  = inner (scale *: (value S *m do_)) (slope q)
+    + inner (read_back (value q) do_) (slope S).
 Proof.
-move=> dS dD; rewrite [c_a _ i 0]mxE mulr_sumr; apply: eq_bigr => j _.
-rewrite -/dS -/dD decayedE.
-by move: (a x i 0) (dD i j) (S i j) (d x j 0) => t1 t2 t3 t4; ring.
+rewrite slope_scale innerZr slope_mul innerDr mulrDr addrC.
+rewrite value_tr slope_tr inner_mulr trmxK innerZl; congr (_ + _).
+by rewrite inner_mull -inner_trr trmx_mul !trmxK innerZl.
+Qed.
+
+Variables (value_of : X -> Y) (f : X -> dual_state -> dual_state).
+Variables (dual_query : X -> 'cV[dual R]_K) (against : gradients -> X -> R).
+Hypothesis values : forall x S, value (f x S) = step (value_of x) (value S).
+Hypothesis queries : forall x, value (dual_query x) = query (value_of x).
+Hypothesis one_step : forall x S dS,
+  let g := step_back (value_of x) (value S) dS in
+  inner dS (slope (f x S)) = against g.1 x + inner g.2 (slope S).
+
+Definition against_read (g : 'cV[R]_K * gradients) x :=
+  inner g.1 (slope (dual_query x)) + against g.2 x.
+
+Lemma one_read x S dS do_ :
+  let g := back (value_of x) (value S) dS do_ in
+  inner do_ (slope (Dual scale 0 *:
+    ((if ro is after then f x S else S)^T *m dual_query x)))
+  + inner dS (slope (f x S))
+  = against_read g.1 x + inner g.2 (slope S).
+Proof.
+rewrite read_adjoint queries /back /against_read /read_of /=.
+case: (ro) => /=.
+  rewrite addr0 -addrA [X in _ + X]addrC -innerDl one_step.
+  by rewrite values addrA.
+rewrite addr0 one_step innerDl.
+by rewrite -!addrA; congr (_ + _); rewrite addrC -addrA.
+Qed.
+
+(** Outputs and final state of T tokens. *)
+Theorem read_tokens x y S0 do_ T dS g0 : (forall t, value_of (x t) = y t) ->
+  let walked := reverse_walk step back y (value S0) do_ T dS in
+  \sum_(t < T) inner (do_ t) (slope (Dual scale 0 *:
+     ((walk f x S0 (seen ro t))^T *m dual_query (x t))))
+  + inner dS (slope (walk f x S0 T))
+  = \sum_(t < T) against_read (nth g0 walked.1 t) (x t)
+    + inner walked.2 (slope S0).
+Proof.
+move=> xy walked; rewrite -(all_tokens values one_read xy).
+by congr (_ + _); apply: eq_bigr => t _; case: (ro).
+Qed.
+
+End Read.
+
+(** The gradients of the pieces that steps are made of. *)
+Section Pieces.
+Variables (R : comRingType) (K V : nat).
+Local Notation state_matrix := 'M[R]_(K, V).
+Local Notation dual_state := 'M[dual R]_(K, V).
+
+Lemma decay_adjoint (x : 'cV[dual R]_K) (z : 'cV[dual R]_V) (S : dual_state)
+    (M : state_matrix) :
+  inner M (slope (diag x *m S *m diag z))
+  = inner (row_sums (M .* (value S *m diag (value z)))) (slope x)
+    + inner (col_sums (M .* (diag (value x) *m value S))) (slope z)
+    + inner (diag (value x) *m M *m diag (value z)) (slope S).
+Proof.
+rewrite !slope_mul !slope_diag !value_mul !value_diag mulmxDl !innerDr.
+rewrite -(mulmxA (diag (slope x))) inner_diagl.
+rewrite [X in _ + X = _](inner_diagr M).
+rewrite (inner_mull M) diag_tr inner_mulr diag_tr mulmxA.
+by rewrite -!addrA; congr (_ + _); exact: addrC.
+Qed.
+
+(** A read of a state X at an address r. *)
+Lemma look_adjoint (X : dual_state) (r : 'cV[dual R]_K) (dc : 'cV[R]_V) :
+  inner dc (slope (X^T *m r))
+  = inner (value X *m dc) (slope r) + inner (value r *m dc^T) (slope X).
+Proof.
+rewrite slope_mul innerDr addrC value_tr slope_tr inner_mulr trmxK.
+by rewrite inner_mull -[X in _ + X = _]inner_trr trmx_mul !trmxK.
+Qed.
+
+Lemma outer_adjoint (k : 'cV[dual R]_K) (u : 'cV[dual R]_V) (M : state_matrix) :
+  inner M (slope (k *m u^T))
+  = inner (M *m value u) (slope k) + inner (M^T *m value k) (slope u).
+Proof.
+rewrite slope_mul innerDr value_tr slope_tr inner_mull trmxK; congr (_ + _).
+by rewrite inner_mulr -inner_trr trmx_mul !trmxK.
+Qed.
+
+Lemma times_adjoint m n (x y : 'M[dual R]_(m, n)) (z : 'M[R]_(m, n)) :
+  inner z (slope (x .* y))
+  = inner (z .* value y) (slope x) + inner (z .* value x) (slope y).
+Proof.
+rewrite slope_elementwise innerDr [slope x .* _]elementwiseC.
+by rewrite !inner_elementwise.
+Qed.
+
+End Pieces.
+
+(** Gates on either axis. *)
+Section Token.
+Variables (R : comRingType) (K V : nat).
+Local Notation state_matrix := 'M[R]_(K, V).
+Local Notation dual_token := (token (dual_comRingType R) K V).
+Local Notation dual_state := 'M[dual R]_(K, V).
+
+(** Cotangents of a token's inputs. *)
+Record cotangents := Cotangents {
+  c_k : 'cV[R]_K; c_a : 'cV[R]_K; c_b : 'cV[R]_K;
+  c_v : 'cV[R]_V; c_d : 'cV[R]_V; c_e : 'cV[R]_V; c_w : 'cV[R]_V
+}.
+
+(** Line by line as in docs/mathematics.md. *)
+Definition step_back (x : token R K V) (S dS : state_matrix) :=
+  let D := decayed x S in
+  let r := address x in
+  let c := D^T *m r in
+  let du := dS^T *m k x in
+  let dc := - (du .* e x) in
+  let dD := dS + r *m dc^T in
+  let dr := D *m dc in
+  (Cotangents
+    (dS *m update x S + dr .* b x)
+    (row_sums (dD .* (S *m diag (d x))))
+    (dr .* k x)
+    (du .* w x)
+    (col_sums (dD .* (diag (a x) *m S)))
+    (- (du .* c))
+    (du .* v x),
+   diag (a x) *m dD *m diag (d x)).
+
+(** A token of dual numbers: its values; its slopes against cotangents. *)
+Definition value_token (x : dual_token) : token R K V :=
+  Token (value (q x)) (value (k x)) (value (a x)) (value (b x))
+        (value (v x)) (value (d x)) (value (e x)) (value (w x)).
+Definition against g (x : dual_token) :=
+  inner (c_k g) (slope (k x))
+  + inner (c_a g) (slope (a x)) + inner (c_b g) (slope (b x))
+  + inner (c_v g) (slope (v x)) + inner (c_d g) (slope (d x))
+  + inner (c_e g) (slope (e x)) + inner (c_w g) (slope (w x)).
+
+Lemma value_decayed (x : dual_token) (S : dual_state) :
+  value (decayed x S) = decayed (value_token x) (value S).
+Proof. by rewrite /decayed !value_mul !value_diag. Qed.
+
+Lemma value_address (x : dual_token) :
+  value (address x) = address (value_token x).
+Proof. exact: value_elementwise. Qed.
+
+Lemma value_update (x : dual_token) (S : dual_state) :
+  value (update x S) = update (value_token x) (value S).
+Proof.
+rewrite /update value_sub !value_elementwise value_mul value_tr.
+by rewrite value_decayed value_address.
+Qed.
+
+Lemma value_step (x : dual_token) (S : dual_state) :
+  value (step x S) = step (value_token x) (value S).
+Proof.
+by rewrite /step value_add value_decayed value_mul value_tr value_update.
+Qed.
+
+Let gather (A Bk Bw Bv Be Bc RD DD DR RB RK da dd dp : R) :
+  DD = A + RD -> - Bc = DR + RD -> DR = RB + RK -> DD = da + dd + dp ->
+  A + (Bk + (Bw + Bv - (Be + Bc)))
+  = Bk + RK + da + RB + Bv + dd - Be + Bw + dp.
+Proof.
+move=> e1 e2 e3 e4; have -> : A = da + dd + dp - RD by rewrite -e4 e1 addrK.
+have -> : Bc = - (RB + RK + RD) by rewrite -e3 -e2 opprK.
+by ring.
+Qed.
+
+Lemma step_adjoint (x : dual_token) (S : dual_state) dS :
+  let g := step_back (value_token x) (value S) dS in
+  inner dS (slope (step x S)) = against g.1 x + inner g.2 (slope S).
+Proof.
+rewrite /against /step_back /=.
+set D := decayed (value_token x) _; set r := address _.
+set du := dS^T *m _; set dc := - _; set dD := dS + _.
+rewrite /step slope_add innerDr outer_adjoint value_update.
+rewrite {2}/update slope_sub innerBr !times_adjoint -/du.
+rewrite value_mul value_tr value_decayed value_address -/r -/D.
+rewrite (innerDl (dS *m _)) innerNl.
+apply: (@gather _ _ _ _ _ _ (inner (r *m dc^T) (slope (decayed x S)))
+  (inner dD (slope (decayed x S))) (inner (D *m dc) (slope (address x)))).
+- by rewrite /dD innerDl.
+- by rewrite -innerNl -/dc look_adjoint value_decayed value_address.
+- by rewrite times_adjoint.
+- by rewrite decay_adjoint.
+Qed.
+
+End Token.
+
+Definition token_walk (R : comRingType) K V ro (scale : R) :=
+  reverse_walk (@step R K V)
+    (back ro scale (@step R K V) (@q R K V) (@step_back R K V)).
+Definition against_token (R : comRingType) K V :=
+  against_read (@q (dual_comRingType R) K V) (@against R K V).
+
+(** GRAD-1: for every direction in the inputs of all tokens and in the start
+    state, the cotangents of outputs and final state against the derivative of
+    these are the reverse walk's gradients against the direction. *)
+Theorem reverse_walk_is_gradient (R : comRingType) K V ro (scale : R)
+    (X : nat -> token (dual_comRingType R) K V) (S0 : 'M[dual R]_(K, V))
+    (do_ : nat -> 'cV[R]_V) (dS : 'M[R]_(K, V)) T g0 :
+  let walked := token_walk ro scale (fun t => value_token (X t)) (value S0)
+                           do_ T dS in
+  \sum_(t < T) inner (do_ t) (slope (output ro (Dual scale 0) X S0 t))
+  + inner dS (slope (state X S0 T))
+  = \sum_(t < T) against_token (nth g0 walked.1 t) (X t)
+    + inner walked.2 (slope S0).
+Proof.
+exact: (read_tokens ro scale (@value_step R K V) (fun x => erefl _)
+  (@step_adjoint R K V)).
 Qed.
 
 (** GRAD-2, in the form that WY-1 over dual numbers gives: the derivative of
     the chunked form, against the same cotangents, is the same. *)
-Theorem chunked_gradient lengths (X : nat -> token [comRingType of dual R] K V)
-    (S0 : 'M[dual R]_(K, V)) (do_ : nat -> 'cV[R]_V) (dS : state_matrix) :
+Theorem chunked_gradient (R : comRingType) K V ro (scale : R) lengths
+    (X : nat -> token (dual_comRingType R) K V) (S0 : 'M[dual R]_(K, V))
+    (do_ : nat -> 'cV[R]_V) (dS : 'M[R]_(K, V)) g0 :
   key_axis_erase X ->
   let T := sumn lengths in
-  let walked := reverse_walk (fun t => value_token (X t)) (value S0) do_ T dS in
+  let walked := token_walk ro scale (fun t => value_token (X t)) (value S0)
+                           do_ T dS in
   let found := chunked ro (Dual scale 0) lengths X S0 in
   \sum_(t < T) inner (do_ t) (slope (nth 0 found.1 t))
   + inner dS (slope found.2)
-  = \sum_(t < T) against (nth (back (value_token (X 0%N)) 0 0 0) walked.1 t) (X t)
+  = \sum_(t < T) against_token (nth g0 walked.1 t) (X t)
     + inner walked.2 (slope S0).
 Proof.
 move=> key_axis T walked found.
@@ -462,4 +322,294 @@ rewrite /found chunked_any_lengths // -reverse_walk_is_gradient.
 by congr (_ + _); apply: eq_bigr => t _; rewrite nth_mkseq.
 Qed.
 
-End Walk.
+(** The gradient of the log of a decay: row sums of dS~ * S~. *)
+Theorem log_decay_gradient (R : comRingType) K V (x : token R K V) S dS i :
+  let dc := - ((dS^T *m k x) .* e x) in
+  let dD := dS + address x *m dc^T in
+  a x i 0 * c_a (step_back x S dS).1 i 0 = \sum_j dD i j * decayed x S i j.
+Proof.
+move=> dc dD; rewrite /= mxE mulr_sumr; apply: eq_bigr => j _.
+rewrite -/dc -/dD elementwiseE mul_diagE decayedE.
+by move: (a x i 0) (dD i j) (S i j) (d x j 0) => t1 t2 t3 t4; ring.
+Qed.
+
+(** A full mask. *)
+Section Mask.
+Variables (R : comRingType) (K V : nat).
+Local Notation state_matrix := 'M[R]_(K, V).
+Local Notation dual_masked := (masked (dual_comRingType R) K V).
+Local Notation dual_state := 'M[dual R]_(K, V).
+
+Record mask_cotangents := MaskCotangents {
+  m_k : 'cV[R]_K; m_a : 'cV[R]_K; m_E : 'M[R]_(K, V);
+  m_v : 'cV[R]_V; m_d : 'cV[R]_V; m_w : 'cV[R]_V
+}.
+
+Definition mask_back (x : masked R K V) (S dS : state_matrix) :=
+  let D := decayed x S in
+  let du := dS^T *m k x in
+  let dc := - du in
+  let dD := dS + (k x *m dc^T) .* E x in
+  (MaskCotangents
+    (dS *m mask_update x S + (E x .* D) *m dc)
+    (row_sums (dD .* (S *m diag (d x))))
+    ((k x *m dc^T) .* D)
+    (du .* w x)
+    (col_sums (dD .* (diag (a x) *m S)))
+    (du .* v x),
+   diag (a x) *m dD *m diag (d x)).
+
+Definition value_masked (x : dual_masked) : masked R K V :=
+  Masked (value_token x) (value (E x)).
+Definition mask_against g (x : dual_masked) :=
+  inner (m_k g) (slope (k x)) + inner (m_a g) (slope (a x))
+  + inner (m_E g) (slope (E x)) + inner (m_v g) (slope (v x))
+  + inner (m_d g) (slope (d x)) + inner (m_w g) (slope (w x)).
+
+Lemma value_mask_update (x : dual_masked) (S : dual_state) :
+  value (mask_update x S) = mask_update (value_masked x) (value S).
+Proof.
+rewrite /mask_update value_sub value_elementwise value_mul value_tr.
+by rewrite value_elementwise value_decayed.
+Qed.
+
+Lemma value_mask_step (x : dual_masked) (S : dual_state) :
+  value (mask_step x S) = mask_step (value_masked x) (value S).
+Proof.
+by rewrite /mask_step value_add value_decayed value_mul value_tr
+  value_mask_update.
+Qed.
+
+Let gather (A Bk Bw Bv Bc CK BE XD da dd dp : R) :
+  A + XD = da + dd + dp -> - Bc = CK + (BE + XD) ->
+  A + (Bk + (Bw + Bv - Bc)) = Bk + CK + da + BE + Bv + dd + Bw + dp.
+Proof.
+move=> e1 e2; have -> : A = da + dd + dp - XD by rewrite -e1 addrK.
+have -> : Bc = - (CK + (BE + XD)) by rewrite -e2 opprK.
+by ring.
+Qed.
+
+Lemma mask_step_adjoint (x : dual_masked) (S : dual_state) dS :
+  let g := mask_back (value_masked x) (value S) dS in
+  inner dS (slope (mask_step x S)) = mask_against g.1 x + inner g.2 (slope S).
+Proof.
+rewrite /mask_against /mask_back /=.
+set D := decayed (value_token x) _; set du := dS^T *m _; set dc := - du.
+set dD := dS + _.
+rewrite /mask_step slope_add innerDr outer_adjoint value_mask_update.
+rewrite {2}/mask_update slope_sub innerBr times_adjoint -/du.
+rewrite (innerDl (dS *m _)).
+apply: (@gather _ _ _ _ _ _ _ (inner ((value (k x) *m dc^T) .* value (E x))
+                                      (slope (decayed x S)))).
+  by rewrite -innerDl decay_adjoint.
+rewrite -innerNl -/dc look_adjoint value_elementwise value_decayed.
+by rewrite times_adjoint value_decayed.
+Qed.
+
+End Mask.
+
+Definition mask_walk (R : comRingType) K V ro (scale : R) :=
+  reverse_walk (@mask_step R K V)
+    (back ro scale (@mask_step R K V) (fun x => q x) (@mask_back R K V)).
+Definition against_masked (R : comRingType) K V :=
+  against_read (fun x : masked (dual_comRingType R) K V => q x)
+               (@mask_against R K V).
+
+(** GRAD-1 for full masks. *)
+Theorem mask_walk_is_gradient (R : comRingType) K V ro (scale : R)
+    (X : nat -> masked (dual_comRingType R) K V) (S0 : 'M[dual R]_(K, V))
+    (do_ : nat -> 'cV[R]_V) (dS : 'M[R]_(K, V)) T g0 :
+  let walked := mask_walk ro scale (fun t => value_masked (X t)) (value S0)
+                          do_ T dS in
+  \sum_(t < T) inner (do_ t) (slope (mask_output ro (Dual scale 0) X S0 t))
+  + inner dS (slope (mask_state X S0 T))
+  = \sum_(t < T) against_masked (nth g0 walked.1 t) (X t)
+    + inner walked.2 (slope S0).
+Proof.
+exact: (read_tokens ro scale (@value_mask_step R K V) (fun x => erefl _)
+  (@mask_step_adjoint R K V)).
+Qed.
+
+(** And GRAD-2, column by column. *)
+Theorem columnwise_gradient (R : comRingType) K V ro (scale : R) lengths
+    (X : nat -> masked (dual_comRingType R) K V) (S0 : 'M[dual R]_(K, V))
+    (do_ : nat -> 'cV[R]_V) (dS : 'M[R]_(K, V)) g0 :
+  let T := sumn lengths in
+  let walked := mask_walk ro scale (fun t => value_masked (X t)) (value S0)
+                          do_ T dS in
+  let found := columnwise ro (Dual scale 0) lengths X S0 in
+  \sum_(t < T) inner (do_ t) (slope (nth 0 found.1 t))
+  + inner dS (slope found.2)
+  = \sum_(t < T) against_masked (nth g0 walked.1 t) (X t)
+    + inner walked.2 (slope S0).
+Proof.
+move=> T walked found.
+rewrite /found columnwise_is_recurrent -mask_walk_is_gradient.
+by congr (_ + _); apply: eq_bigr => t _; rewrite nth_mkseq.
+Qed.
+
+(** The general step. *)
+Section General.
+Variables (R : comRingType) (K V : nat) (order : readout).
+Local Notation state_matrix := 'M[R]_(K, V).
+Local Notation dual_general := (general (dual_comRingType R) K V).
+Local Notation dual_state := 'M[dual R]_(K, V).
+
+Record general_cotangents := GeneralCotangents {
+  g_k : 'cV[R]_K; g_a : 'cV[R]_K; g_r : 'cV[R]_K; g_y : 'cV[R]_K;
+  g_v : 'cV[R]_V; g_d : 'cV[R]_V; g_e : 'cV[R]_V; g_w : 'cV[R]_V
+}.
+
+Definition general_back (x : general R K V) (S dS : state_matrix) :=
+  let X := looked_up order x S in
+  let c := X^T *m gr x in
+  let dz := dS^T *m gk x in
+  let dm := dS^T *m gy x in
+  let dc := - (dm .* ge x) in
+  let dX := gr x *m dc^T in
+  let dD := if order is after then dS + dX else dS in
+  (GeneralCotangents
+    (dS *m (gw x .* gv x))
+    (row_sums (dD .* (S *m diag (gd x))))
+    (X *m dc)
+    (- (dS *m (ge x .* c)))
+    (dz .* gw x)
+    (col_sums (dD .* (diag (ga x) *m S)))
+    (- (dm .* c))
+    (dz .* gv x),
+   diag (ga x) *m dD *m diag (gd x) + if order is before then dX else 0).
+
+Definition value_general (x : dual_general) : general R K V :=
+  General (value (gq x)) (value (gk x)) (value (ga x)) (value (gr x))
+    (value (gy x)) (value (gv x)) (value (gd x)) (value (ge x)) (value (gw x)).
+Definition general_against g (x : dual_general) :=
+  inner (g_k g) (slope (gk x)) + inner (g_a g) (slope (ga x))
+  + inner (g_r g) (slope (gr x)) + inner (g_y g) (slope (gy x))
+  + inner (g_v g) (slope (gv x)) + inner (g_d g) (slope (gd x))
+  + inner (g_e g) (slope (ge x)) + inner (g_w g) (slope (gw x)).
+
+Lemma value_general_decayed (x : dual_general) (S : dual_state) :
+  value (general_decayed x S) = general_decayed (value_general x) (value S).
+Proof. by rewrite /general_decayed !value_mul !value_diag. Qed.
+
+Lemma value_looked_up (x : dual_general) (S : dual_state) :
+  value (looked_up order x S) = looked_up order (value_general x) (value S).
+Proof.
+by rewrite /looked_up; case: order => //; exact: value_general_decayed.
+Qed.
+
+Lemma value_general_step (x : dual_general) (S : dual_state) :
+  value (general_step order x S)
+  = general_step order (value_general x) (value S).
+Proof.
+rewrite /general_step value_sub value_add value_general_decayed !value_mul.
+by rewrite !value_tr !value_elementwise value_mul value_tr value_looked_up.
+Qed.
+
+Let gather (A Bk Bw Bv By Be Bc DR XR da dd P : R) :
+  A + XR = da + dd + P -> - Bc = DR + XR ->
+  A + (Bk + (Bw + Bv)) - (By + (Be + Bc))
+  = Bk + da + DR - By + Bv + dd - Be + Bw + P.
+Proof.
+move=> e1 e2; have -> : A = da + dd + P - XR by rewrite -e1 addrK.
+have -> : Bc = - (DR + XR) by rewrite -e2 opprK.
+by ring.
+Qed.
+
+Lemma general_step_adjoint (x : dual_general) (S : dual_state) dS :
+  let g := general_back (value_general x) (value S) dS in
+  inner dS (slope (general_step order x S))
+  = general_against g.1 x + inner g.2 (slope S).
+Proof.
+rewrite /general_against /general_back /=.
+set X := looked_up order _ _; set dz := dS^T *m value (gk x).
+set dm := dS^T *m _; set dc := - (dm .* _); set dX := _ *m dc^T.
+rewrite /general_step slope_sub innerBr slope_add innerDr !outer_adjoint.
+rewrite !times_adjoint !value_elementwise value_mul value_tr value_looked_up.
+rewrite -/dz -/dm -/X !innerNl.
+apply: (@gather _ _ _ _ _ _ _ _ (inner dX (slope (looked_up order x S))));
+  last first.
+  by rewrite -innerNl -/dc look_adjoint value_looked_up.
+rewrite /looked_up; case: (order).
+  by rewrite -innerDl decay_adjoint addr0.
+by rewrite innerDl decay_adjoint addrA.
+Qed.
+
+(** Sub-steps: the reverse walk inside a token. *)
+Definition multi_back n (x : nat -> general R K V) (S dS : state_matrix) :=
+  reverse_walk (general_step order)
+    (fun x S dS (_ : unit) => general_back x S dS) (substep x) S
+    (fun=> tt) n dS.
+Definition multi_against g0 n gs (x : nat -> dual_general) :=
+  \sum_(i < n) general_against (nth g0 gs i) (substep x i).
+
+Lemma value_substep (x : nat -> dual_general) i :
+  value_general (substep x i) = substep (fun i => value_general (x i)) i.
+Proof. by case: i => //= i; rewrite /value_general /= !value_ones. Qed.
+
+Lemma value_multi_step n (x : nat -> dual_general) (S : dual_state) :
+  value (multi_step order n x S)
+  = multi_step order n (fun i => value_general (x i)) (value S).
+Proof. exact: (value_walk value_general_step (value_substep x)). Qed.
+
+Lemma multi_step_adjoint g0 n (x : nat -> dual_general) (S : dual_state) dS :
+  let g := multi_back n (fun i => value_general (x i)) (value S) dS in
+  inner dS (slope (multi_step order n x S))
+  = multi_against g0 n g.1 x + inner g.2 (slope S).
+Proof.
+rewrite /multi_against /multi_back.
+rewrite -(all_tokens value_general_step (heard := fun _ _ _ => 0) _
+  (value_substep x)).
+  by rewrite big1 // add0r.
+by move=> x' S' dS' _; rewrite add0r; exact: general_step_adjoint.
+Qed.
+
+End General.
+
+Definition multi_walk (R : comRingType) K V order ro (scale : R) n :=
+  reverse_walk (@multi_step R K V order n)
+    (back ro scale (@multi_step R K V order n) (fun x => gq (x 0%N))
+          (@multi_back R K V order n)).
+Definition against_multi (R : comRingType) K V g1 n :=
+  against_read (fun x : nat -> general (dual_comRingType R) K V => gq (x 0%N))
+               (@multi_against R K V g1 n).
+
+(** GRAD-1 for the general step and its sub-steps; g0 and g1 fill the lists of
+    gradients beyond their ends. *)
+Theorem multi_walk_is_gradient (R : comRingType) K V order ro (scale : R) n
+    (X : nat -> nat -> general (dual_comRingType R) K V)
+    (S0 : 'M[dual R]_(K, V))
+    (do_ : nat -> 'cV[R]_V) (dS : 'M[R]_(K, V)) T g0 g1 :
+  let walked := multi_walk order ro scale n
+    (fun t i => value_general (X t i)) (value S0) do_ T dS in
+  \sum_(t < T) inner (do_ t)
+    (slope (multi_output order ro (Dual scale 0) n X S0 t))
+  + inner dS (slope (multi_state order n X S0 T))
+  = \sum_(t < T) against_multi g1 n (nth g0 walked.1 t) (X t)
+    + inner walked.2 (slope S0).
+Proof.
+exact: (read_tokens ro scale (@value_multi_step R K V order n)
+  (fun x => erefl _) (@multi_step_adjoint R K V order g1 n)).
+Qed.
+
+(** WY-10, backward: the derivative of the chunked form. *)
+Theorem multi_chunked_gradient (R : comRingType) K V order ro (scale : R) n
+    lengths
+    (X : nat -> nat -> general (dual_comRingType R) K V)
+    (S0 : 'M[dual R]_(K, V))
+    (do_ : nat -> 'cV[R]_V) (dS : 'M[R]_(K, V)) g0 g1 : (0 < n)%N ->
+  (forall t i, ge (X t i) = ones) ->
+  (order = before -> forall t, gd (X t 0%N) = ones) ->
+  let T := sumn lengths in
+  let walked := multi_walk order ro scale n
+    (fun t i => value_general (X t i)) (value S0) do_ T dS in
+  let found := multi_chunked order ro (Dual scale 0) n lengths X S0 in
+  \sum_(t < T) inner (do_ t) (slope (nth 0 found.1 t))
+  + inner dS (slope found.2)
+  = \sum_(t < T) against_multi g1 n (nth g0 walked.1 t) (X t)
+    + inner walked.2 (slope S0).
+Proof.
+move=> n0 key_axis before_needs T walked found.
+rewrite /found multi_chunked_is_recurrent // -multi_walk_is_gradient.
+by congr (_ + _); apply: eq_bigr => t _; rewrite nth_mkseq.
+Qed.

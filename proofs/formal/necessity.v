@@ -3,14 +3,7 @@
     diagonal change of variables a column, a chunk whose tokens are all coupled
     needs the gate constant along V, at every token but the first, and but the
     last one that erases anything. *)
-From mathcomp Require Import all_ssreflect all_algebra.
 From carve Require Import recurrence chunk column wy columns.
-
-Set Implicit Arguments.
-Unset Strict Implicit.
-Unset Printing Implicit Defensive.
-Import GRing.Theory.
-Local Open Scope ring_scope.
 
 (** One matrix T solves every column's system, whatever the right-hand side. *)
 Definition one_inverse (R : comRingType) V C (systems : 'I_V -> 'M[R]_C) :=
@@ -38,6 +31,47 @@ Theorem one_inverse_for_mask (R : comRingType) K V C (x : nat -> masked R K V) :
   one_inverse (fun j : 'I_V => column_L C x j) <->
   (forall j j', column_L C x j = column_L C x j').
 Proof. by apply: one_inverse_iff_agree => j; exact: scores_lower. Qed.
+
+(** Given the keys: exactly when the difference of any two columns of a token's
+    mask, at its key, is orthogonal to every earlier key as the token sees it. *)
+Definition earlier_key (R : comRingType) K V (x : nat -> masked R K V) s t :=
+  ratio (fun t => a (x t)) s.+1 t.+1 .* k (x s).
+
+Theorem mask_criterion (R : comRingType) K V C (x : nat -> masked R K V) :
+  one_inverse (fun j : 'I_V => column_L C x j) <->
+  (forall t s : 'I_C, (s < t)%N -> forall j j',
+     ((column_address x j t - column_address x j' t)^T
+        *m earlier_key x s t) 0 0 = 0).
+Proof.
+have E j j' (t s : 'I_C) : (s < t)%N ->
+    column_L C x j t s - column_L C x j' t s =
+    ((column_address x j t - column_address x j' t)^T *m earlier_key x s t) 0 0.
+  move=> st; rewrite !scoresE st tr_mulE -sumrB; apply: eq_bigr => i _.
+  by rewrite subE [earlier_key _ _ _ _ _]elementwiseE; ring.
+rewrite one_inverse_for_mask; split=> [agree t s st j j'|crit j j'].
+  by rewrite -E // (agree j j') subrr.
+apply/matrixP=> t s; have [ts|st] := leqP t s.
+  by rewrite !(scores_lower _ _ _ _ ts).
+by apply/eqP; rewrite -subr_eq0 E // crit.
+Qed.
+
+(** So where the earlier keys span, the columns of a token's mask agree in all
+    channels of its key that are not zero. *)
+Theorem mask_columns_agree (F : fieldType) K V C (x : nat -> masked F K V) :
+  one_inverse (fun j : 'I_V => column_L C x j) ->
+  forall t : 'I_C,
+  row_full (\matrix_(s < C) if (s < t)%N then (earlier_key x s t)^T else 0) ->
+  forall i j j', k (x t) i 0 != 0 -> E (x t) i j = E (x t) i j'.
+Proof.
+move=> /mask_criterion crit t full i j j' ki.
+suff /colP/(_ i) : column_address x j t = column_address x j' t.
+  by rewrite !elementwiseE ![col _ _ _ _]mxE => /(mulIf ki).
+apply/eqP; rewrite -subr_eq0; apply/eqP/(row_full_inj full); rewrite mulmx0.
+apply/row_matrixP=> s; rewrite row_mul rowK linear0.
+case: ifP => st; last by rewrite mul0mx.
+rewrite -[LHS]trmxK trmx_mul trmxK; apply/matrixP=> m n; rewrite !ord1 mxE.
+by rewrite crit // mxE.
+Qed.
 
 Section ValueGate.
 Variables (R : comRingType) (C V : nat).

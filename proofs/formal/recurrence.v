@@ -1,13 +1,14 @@
 (** What is the gated delta rule?  The definition that every theorem of this
     folder is about, over any commutative ring: no division, no order, nothing
     transcendental.  A vector is a column, and tokens are numbered from 0. *)
-From mathcomp Require Import all_ssreflect all_algebra.
+From mathcomp Require Export all_ssreflect all_algebra ring.
 
-Set Implicit Arguments.
-Unset Strict Implicit.
-Unset Printing Implicit Defensive.
-Import GRing.Theory.
-Local Open Scope ring_scope.
+(** What every file of this folder takes from here. *)
+#[export] Set Implicit Arguments.
+#[export] Unset Strict Implicit.
+#[export] Unset Printing Implicit Defensive.
+Export GRing.Theory.
+Global Open Scope ring_scope.
 
 (** Element by element, and a vector as a diagonal matrix. *)
 Definition elementwise (R : comRingType) m n (A B : 'M[R]_(m, n)) :=
@@ -85,6 +86,18 @@ Definition general_state order := walk (general_step order).
 Definition general_output order ro scale x S0 t :=
   scale *: ((general_state order x S0 (seen ro t))^T *m gq (x t)).
 
+(** Sub-steps: n a token, each with its own k, r, y, v, e, w.  The decay is once,
+    before the first; the query is the token's, read once, after the last (or
+    before the first).  So sub-steps are steps of which only the first decays. *)
+Definition substep (x : nat -> general) i :=
+  if i is 0 then x 0%N
+  else General (gq (x 0%N)) (gk (x i)) ones (gr (x i)) (gy (x i))
+               (gv (x i)) ones (ge (x i)) (gw (x i)).
+Definition multi_step order n x S := walk (general_step order) (substep x) S n.
+Definition multi_state order n := walk (multi_step order n).
+Definition multi_output order ro scale n x S0 t :=
+  scale *: ((multi_state order n x S0 (seen ro t))^T *m gq (x t 0%N)).
+
 (** A token of the first kind as a general one. *)
 Definition generalize x :=
   General (q x) (k x) (a x) (address x) (k x) (v x) (d x) (e x) (w x).
@@ -100,6 +113,9 @@ Implicit Types (m n K V : nat).
 
 Lemma elementwiseE m n (A B : 'M[R]_(m, n)) i j :
   (A .* B) i j = A i j * B i j.
+Proof. by rewrite mxE. Qed.
+
+Lemma scaleE m n c (A : 'M[R]_(m, n)) i j : (c *: A) i j = c * A i j.
 Proof. by rewrite mxE. Qed.
 
 Lemma elementwise_ones m n (A : 'M[R]_(m, n)) : ones .* A = A.
@@ -157,9 +173,9 @@ Lemma walk_from X S (f : X -> S -> S) x S0 m n :
   walk f x S0 (m + n) = walk f (from m x) (walk f x S0 m) n.
 Proof. by elim: n => [|n IH]; rewrite ?addn0 // addnS /= IH. Qed.
 
-Lemma eq_walk X S (f g : X -> S -> S) x S0 t :
-  (forall s, (s < t)%N -> forall M, f (x s) M = g (x s) M) ->
-  walk f x S0 t = walk g x S0 t.
+Lemma eq_walk X Y S (f : X -> S -> S) (g : Y -> S -> S) x y S0 t :
+  (forall s, (s < t)%N -> forall M, f (x s) M = g (y s) M) ->
+  walk f x S0 t = walk g y S0 t.
 Proof.
 elim: t => //= t IH H; rewrite IH; last by move=> s st; apply: H; apply: leqW.
 by apply: H.

@@ -1,15 +1,7 @@
 (** How do segments of a sequence compose?  SEG-1: splitting anywhere and
     passing the state changes nothing, and a run of tokens is one affine map of
     the state, column by column; the maps compose, associatively. *)
-From mathcomp Require Import all_ssreflect all_algebra.
-From mathcomp Require Import ring.
 From carve Require Import recurrence chunk column wy columns general.
-
-Set Implicit Arguments.
-Unset Strict Implicit.
-Unset Printing Implicit Defensive.
-Import GRing.Theory.
-Local Open Scope ring_scope.
 
 Section Split.
 Variables (R : comRingType) (K V : nat) (ro : readout) (scale : R).
@@ -132,9 +124,6 @@ Definition general_map order (x : general R K V) := Segment
             decay - gy x *m (ge x j 0 *: gr x)^T
                       *m (if order is after then decay else 1%:M))
   (gk x *m (gw x .* gv x)^T).
-
-Lemma scaleE m n c (M : 'M[R]_(m, n)) i j : (c *: M) i j = c * M i j.
-Proof. by rewrite mxE. Qed.
 
 Lemma outer_mulE n (y r : 'cV[R]_K) (M : 'M[R]_(K, n)) i j :
   (y *m r^T *m M) i j = y i 0 * \sum_l r l 0 * M l j.

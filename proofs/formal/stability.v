@@ -3,15 +3,8 @@
     2/sqrt(3), and can (STAB-1); products of such steps can grow for ever
     (STAB-2); with gates constant in time, with enough decay, with erase on the
     value axis or by one number, nothing grows (STAB-3 to STAB-6). *)
-From mathcomp Require Import all_ssreflect all_algebra.
-From mathcomp Require Import ring.
 From carve Require Import recurrence chunk column wy columns segment.
-
-Set Implicit Arguments.
-Unset Strict Implicit.
-Unset Printing Implicit Defensive.
-Import GRing.Theory Order.TTheory Num.Theory.
-Local Open Scope ring_scope.
+Import Order.TTheory Num.Theory.
 
 Section Ring.
 Variables (R : comRingType) (K : nat).

@@ -1,15 +1,7 @@
 (** Is the chunked form of key-axis erase the recurrence?  Yes (WY-1): for all
     T, C, K, V, any start state, any decays of both axes, any write gate, both
     read-outs, over any commutative ring. *)
-From mathcomp Require Import all_ssreflect all_algebra.
-From mathcomp Require Import ring.
 From carve Require Import recurrence chunk column.
-
-Set Implicit Arguments.
-Unset Strict Implicit.
-Unset Printing Implicit Defensive.
-Import GRing.Theory.
-Local Open Scope ring_scope.
 
 (** Nothing varies along the value axis in what is erased. *)
 Definition key_axis_erase (R : comRingType) K V (x : nat -> token R K V) :=
