@@ -5,12 +5,12 @@
 #include <array>
 #include <charconv>
 #include <cstring>
-#include <new>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
 #include <utility>
 
+#include "c_status.hpp"
 #include "carve/carve.h"
 #include "carve/family_name.hpp"
 #include "carve/version.hpp"
@@ -61,44 +61,6 @@ template <class Table>
 bool knows(const Table& table, std::string_view key) {
   return std::any_of(table.begin(), table.end(),
                      [&](const setting& s) { return s.key == key; });
-}
-
-/// The text of the thread's last failure.
-std::string& last_error() {
-  thread_local std::string text;
-  return text;
-}
-
-carve_status failed(carve_status status, const char* why) noexcept {
-  try {
-    last_error() = why;
-  } catch (...) {
-    last_error().clear();
-  }
-  return status;
-}
-
-/// Nothing thrown by `f` leaves this.
-template <class F>
-carve_status guarded(F&& f) noexcept {
-  try {
-    f();
-    return CARVE_OK;
-  } catch (const error& e) {
-    return failed(CARVE_BAD_INPUT, e.what());
-  } catch (const std::bad_alloc&) {
-    return failed(CARVE_NO_MEMORY, "not enough memory");
-  } catch (const std::exception& e) {
-    return failed(CARVE_INTERNAL, e.what());
-  } catch (...) {
-    return failed(CARVE_INTERNAL, "an exception of no known type");
-  }
-}
-
-template <class T>
-T& given(T* pointer, const char* what) {
-  if (!pointer) throw error(what, ": expected a pointer, got NULL");
-  return *pointer;
 }
 
 st::memory_tensor memory_of(const carve_tensor& t) {

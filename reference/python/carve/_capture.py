@@ -8,6 +8,13 @@ import inspect
 import numpy as np
 
 from . import _carve
+from ._adapters import (
+    adapter_named,
+    adapter_of,
+    name_of,
+    names_of_adapters,
+    signature_of,
+)
 from ._arrays import (
     OUTPUTS,
     SETTINGS,
@@ -69,23 +76,78 @@ def gradients(outputs: dict, inputs: dict, seed: int) -> tuple[dict, dict]:
     }
 
 
-def capture(fn, *, family, file, names=None, outputs=OUTPUTS, seed=0, **settings):
+def _given(signature, args, kwargs) -> dict:
+    """What a call passes, by parameter, defaults included."""
+    bound = signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    passed = dict(bound.arguments)
+    for p in signature.parameters.values():
+        if p.kind is p.VAR_KEYWORD:
+            passed.update(passed.pop(p.name, {}))
+    return passed
+
+
+def _read(family: str, names: dict, passed: dict):
+    """(family, tensors, settings) of a call whose parameters are named as here
+    or in `names`."""
+    tensors, settings = {}, {}
+    for parameter, value in passed.items():
+        name = names.get(parameter, parameter)
+        if name in SETTINGS:
+            settings[name] = value
+        elif value is not None and (parameter in names or name in tensors_of(family)):
+            tensors[name] = value
+    return family, tensors, settings
+
+
+def capture(
+    fn,
+    *,
+    file,
+    family=None,
+    adapter=None,
+    names=None,
+    outputs=None,
+    seed=0,
+    **settings,
+):
     """`fn`, but its first call is also written to `file` as a dump.
 
-    fn        a kernel's entry point, called with arrays of torch or numpy
+    fn        a kernel's entry point, called with arrays of torch, numpy, ...
     file      path of the safetensors file
-    names     what fn's parameters are called here, {"h0": "initial_state"}; a
-              name may be that of a setting: {"use_qk_l2norm": "l2norm"}.
-              Parameters named as tensors or settings are need no entry, others
-              are left out
+    family    member of the family; without it, the call is read as the
+              adapter says
+    adapter   "package.function", whose arguments and meaning of them fn has;
+              found by fn's module and name where neither it nor family is
+              given, e.g. for "fla.chunk_gated_delta_rule"
+    names     with family: what fn's parameters are called here,
+              {"h0": "initial_state"}; a name may be that of a setting:
+              {"use_qk_l2norm": "l2norm"}.  Parameters named as tensors or
+              settings are need no entry, others are left out
     outputs   names of what fn returns, in order
-    settings  of the dump, as in `carve.verify`
+    settings  of the dump, as in `carve.verify`; they override what the call
+              says
 
     Where torch tensors among the inputs require gradients, seeded cotangents
     are sent back through torch's autograd and the gradients written too.
+
+    Raises ValueError where nothing says how to read a call, and, before fn is
+    called, where a call has an argument that a dump cannot express.
     """
-    signature = inspect.signature(fn)
-    names = names or {}
+    if adapter is not None and (family is not None or names is not None):
+        raise ValueError("adapter: expected without family and names")
+    row = None
+    if adapter is not None:
+        row = adapter_named(adapter)
+    elif family is None:
+        row = adapter_of(fn)
+        if row is None:
+            raise ValueError(
+                f"family: expected, as {name_of(fn)} is none of "
+                + ", ".join(names_of_adapters())
+            )
+    signature = signature_of(fn, row)
+    results_of = outputs or (row.outputs if row else OUTPUTS)
     written = False
 
     @functools.wraps(fn)
@@ -93,28 +155,33 @@ def capture(fn, *, family, file, names=None, outputs=OUTPUTS, seed=0, **settings
         nonlocal written
         if written:
             return fn(*args, **kwargs)
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        passed = dict(bound.arguments)
-        for p in signature.parameters.values():
-            if p.kind is p.VAR_KEYWORD:
-                passed.update(passed.pop(p.name, {}))
-        pairs = dict(settings)
-        inputs = {}
-        for parameter, value in passed.items():
-            name = names.get(parameter, parameter)
-            if name in SETTINGS:
-                pairs.setdefault(name, value)
-            elif value is not None and (
-                parameter in names or name in tensors_of(family)
-            ):
-                inputs[name] = value
-        kept = {name: _snapshot(x) for name, x in inputs.items()}
+        passed = _given(signature, args, kwargs)
+        if row is None:
+            member, inputs, found = _read(family, names or {}, passed)
+        else:
+            member, inputs, found = row.read(name_of(fn), passed)
+
+        def shaped(name, x):
+            return x if row is None else row.shape(passed, name, x)
+
+        kept = {
+            name: _snapshot(shaped(name, x))
+            for name, x in inputs.items()
+            if x is not None
+        }
         returned = fn(*args, **kwargs)
-        results = named_outputs(returned, outputs)
+        results = named_outputs(returned, results_of)
         cotangents, of_inputs = gradients(results, inputs, seed)
-        everything = {**kept, **results, **cotangents, **of_inputs}
-        _carve.save(readables(everything), setting_pairs(family, pairs), str(file))
+        everything = {
+            **kept,
+            **{n: shaped(n, x) for n, x in results.items()},
+            **{
+                n: shaped(n.removeprefix("d"), x)
+                for n, x in {**cotangents, **of_inputs}.items()
+            },
+        }
+        pairs = setting_pairs(member, {**found, **settings})
+        _carve.save(readables(everything), pairs, str(file))
         written = True
         return returned
 
