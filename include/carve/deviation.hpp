@@ -438,10 +438,10 @@ inline std::span<const deviation> deviations() {
            }
          }
          const values g = c.in.in.g;
-         double* const to = c.in.in.g.data.data();
+         double* const logs = c.in.in.g.data.data();
          for (const auto& [t, s] : from) {
            for (index_t i = 0; i < width; ++i) {
-             to[t * width + i] -= *(g.data.data() + s * width + i);
+             logs[t * width + i] -= *(g.data.data() + s * width + i);
            }
          }
          c.back.push_back([from, width](result& r) {
