@@ -28,27 +28,39 @@ class batch {
  public:
   /// @throws carve::error  as check() does.
   explicit batch(const problem<T>& p, const run_options& run = {})
-      : p_(p), n_(check(p)), x_(p.in) {
+      : p_(p), n_(check(p)) {
+    constexpr auto given = tensors<T>::members();
+    constexpr auto seen = each_tensor<source>::members();
+    for (std::size_t i = 0; i < given.size(); ++i) {
+      x_.*seen[i].at = source(p.in.*given[i].at);
+    }
     if constexpr (scalar_traits<T>::is_real) {
       const activations& act = p.act;
       if (act.l2norm) {
-        x_.q = l2_normalise(std::move(x_.q), act);
-        x_.k = l2_normalise(std::move(x_.k), act);
+        x_.q = l2_normalise(p.in.q, act);
+        x_.k = l2_normalise(p.in.k, act);
       }
-      x_.g = natural_log(act.domain,
-                         activate_decay(act, p.in.g, p.in.A_log, p.in.dt_bias));
-      x_.gd = natural_log(act.domain, std::move(x_.gd));
-      x_.beta = activate(act.beta, std::move(x_.beta));
-      if (!info(p.family).content_gate) x_.b = activate(act.b, std::move(x_.b));
-      x_.w = activate(act.w, std::move(x_.w));
+      if (act.decay != decay_activation::none) {
+        x_.g = activate_decay(act, p.in.g, p.in.A_log, p.in.dt_bias);
+      }
+      if (act.domain != decay_domain::log) {
+        x_.g = natural_log(act.domain, *x_.g);
+        x_.gd = natural_log(act.domain, p.in.gd);
+      }
+      const auto gate = [](gate_activation f, source& x) {
+        if (f != gate_activation::none) x = activate(f, *x);
+      };
+      gate(act.beta, x_.beta);
+      if (!info(p.family).content_gate) gate(act.b, x_.b);
+      gate(act.w, x_.w);
       if (!p.linear_decay) {
-        a_ = exponential(x_.g, run);
-        d_ = exponential(x_.gd, run);
+        a_ = exponential(*x_.g, run);
+        d_ = exponential(*x_.gd, run);
       }
       scale_ =
           p.scale ? *p.scale : T(T(1) / carve::sqrt(T(static_cast<int>(n_.K))));
     } else {
-      if (!p.linear_decay && (x_.g.present() || x_.gd.present())) {
+      if (!p.linear_decay && (p.in.g.present() || p.in.gd.present())) {
         throw error("g: expected linear decays for the scalar ",
                     scalar_traits<T>::name, ", which has no exp");
       }
@@ -59,20 +71,20 @@ class batch {
       scale_ = *p.scale;
     }
     if (row().address == erase_address::gated_p) {
-      x_.r = times_gate(x_.p, erase_gate(x_));
+      x_.r = times_gate(*x_.p, *erase_gate(x_));
     }
     if (row().direction == erase_direction::gated_address) {
-      x_.y = times_gate(x_.r, erase_gate(x_));
+      x_.y = times_gate(*x_.r, *erase_gate(x_));
     }
     if (row().steps == substeps::erase_then_delta) {
-      x_.v = in_turn(tensor<T>(x_.v.shape), x_.v);
-      x_.k = in_turn(x_.p, x_.k);
-      x_.beta = in_turn(x_.eta, x_.beta);
+      x_.v = in_turn(tensor<T>(x_.v->shape), *x_.v);
+      x_.k = in_turn(*x_.p, *x_.k);
+      x_.beta = in_turn(*x_.eta, *x_.beta);
     }
     if (row().steps == substeps::trapezoid) {
-      x_.v = in_turn(one_token_later(x_.v), x_.v);
-      x_.k = in_turn(one_token_later(x_.k), x_.k);
-      x_.w = in_turn(x_.w_last, x_.w);
+      x_.v = in_turn(one_token_later(*x_.v), *x_.v);
+      x_.k = in_turn(one_token_later(*x_.k), *x_.k);
+      x_.w = in_turn(*x_.w_last, *x_.w);
     }
   }
 
@@ -83,20 +95,20 @@ class batch {
   head<T> head_of(index_t n, index_t hv) const {
     head<T> h;
     h.tokens = range(n).second - range(n).first;
-    h.keys = n_.K, h.values = n_.V, h.substeps = rows_a_token(x_.k);
-    h.q = view<const T>(x_.q, n, hv), h.k = view<const T>(x_.k, n, hv);
-    h.v = view<const T>(x_.v, n, hv);
-    h.a = view<const T>(p_.linear_decay ? x_.g : a_, n, hv);
-    h.d = view<const T>(p_.linear_decay ? x_.gd : d_, n, hv);
-    if (!p_.linear_decay) h.g = view<const T>(x_.g, n, hv);
-    h.r = view<const T>(x_.r, n, hv), h.y = view<const T>(x_.y, n, hv);
-    if (!h.r) h.b = view<const T>(erase_gate(x_), n, hv);
-    h.w = view<const T>(row().tied ? x_.beta : x_.w, n, hv);
-    h.e = view<const T>(x_.e, n, hv);
-    h.mask = mask_view<const T>(x_.E, n, hv);
+    h.keys = n_.K, h.values = n_.V, h.substeps = rows_a_token(*x_.k);
+    h.q = view<const T>(*x_.q, n, hv), h.k = view<const T>(*x_.k, n, hv);
+    h.v = view<const T>(*x_.v, n, hv);
+    h.a = view<const T>(p_.linear_decay ? *x_.g : a_, n, hv);
+    h.d = view<const T>(p_.linear_decay ? *x_.gd : d_, n, hv);
+    if (!p_.linear_decay) h.g = view<const T>(*x_.g, n, hv);
+    h.r = view<const T>(*x_.r, n, hv), h.y = view<const T>(*x_.y, n, hv);
+    if (!h.r) h.b = view<const T>(*erase_gate(x_), n, hv);
+    h.w = view<const T>(row().tied ? *x_.beta : *x_.w, n, hv);
+    h.e = view<const T>(*x_.e, n, hv);
+    h.mask = mask_view<const T>(*x_.E, n, hv);
     h.erases = row().erases();
     h.erase_reads = p_.erase_reads.value_or(row().erase_reads);
-    h.S0 = states<const T>(x_.initial_state, n, hv);
+    h.S0 = states<const T>(*x_.initial_state, n, hv);
     h.scale = scale_;
     h.read = p_.read;
     return h;
@@ -109,7 +121,7 @@ class batch {
     h.v = view<T>(to.v, n, hv), h.g = view<T>(to.g, n, hv);
     h.gd = view<T>(to.gd, n, hv), h.e = view<T>(to.e, n, hv);
     h.r = view<T>(to.r, n, hv), h.y = view<T>(to.y, n, hv);
-    if (!x_.r.present()) h.b = view<T>(erase_gate(to), n, hv);
+    if (!x_.r->present()) h.b = view<T>(erase_gate(to), n, hv);
     h.w = view<T>(row().tied ? to.beta : to.w, n, hv);
     h.mask = mask_view<T>(to.E, n, hv);
     h.S0 = states<T>(to.initial_state, n, hv);
@@ -120,8 +132,8 @@ class batch {
   content_gate<T> gate_of(index_t hv) const {
     return {p_.window,
             n_.rho,
-            {&x_.w_down.data[hv * n_.rho * n_.V], n_.V, 1},
-            {&x_.w_up.data[hv * n_.K * n_.rho], n_.rho, 1}};
+            {x_.w_down->data.data() + hv * n_.rho * n_.V, n_.V, 1},
+            {x_.w_up->data.data() + hv * n_.K * n_.rho, n_.rho, 1}};
   }
 
   /// Tokens of sequence `n` and value head `hv` in a tensor `[B,T,HV,V]`; in
@@ -163,8 +175,11 @@ class batch {
   /// problem, and what is made of several.
   tensors<T> zero_gradients() const {
     tensors<T> d;
-    for (const auto& m : tensors<T>::members()) {
-      if ((x_.*m.at).present()) d.*m.at = tensor<T>((x_.*m.at).shape);
+    constexpr auto members = tensors<T>::members();
+    constexpr auto seen = each_tensor<source>::members();
+    for (std::size_t i = 0; i < members.size(); ++i) {
+      const tensor<T>& x = *(x_.*seen[i].at);
+      if (x.present()) d.*members[i].at = tensor<T>(x.shape);
     }
     return d;
   }
@@ -190,11 +205,11 @@ class batch {
       });
     }
     if (row().direction == erase_direction::gated_address) {
-      times_gate_back(x_.r, erase_gate(x_), d.y, d.r, erase_gate(d));
+      times_gate_back(*x_.r, *erase_gate(x_), d.y, d.r, erase_gate(d));
       d.y = {};
     }
     if (row().address == erase_address::gated_p) {
-      times_gate_back(x_.p, erase_gate(x_), d.r, d.p, erase_gate(d));
+      times_gate_back(*x_.p, *erase_gate(x_), d.r, d.p, erase_gate(d));
       d.r = {};
     }
     if constexpr (scalar_traits<T>::is_real) {
@@ -217,6 +232,24 @@ class batch {
   }
 
  private:
+  /// A tensor that the heads read: the problem's own, or one made of it.
+  class source {
+   public:
+    source() = default;
+    explicit source(const tensor<T>& x) : given_(&x) {}
+    source& operator=(tensor<T> x) {
+      made_ = std::move(x), given_ = nullptr;
+      return *this;
+    }
+
+    const tensor<T>& operator*() const { return given_ ? *given_ : made_; }
+    const tensor<T>* operator->() const { return &**this; }
+
+   private:
+    const tensor<T>* given_ = nullptr;
+    tensor<T> made_;
+  };
+
   const family_info& row() const { return info(p_.family); }
 
   /// beta or b.
@@ -356,11 +389,11 @@ class batch {
     tensor<T> a(g.shape);
     constexpr index_t block = 4096;
     const index_t n = static_cast<index_t>(g.data.size());
+    const T* const from = g.data.data();
+    T* const to = a.data.data();
     parallel_for((n + block - 1) / block, {run.threads, {}}, [&](index_t task) {
       const index_t end = std::min(n, (task + 1) * block);
-      for (index_t i = task * block; i < end; ++i) {
-        a.data[i] = carve::exp(g.data[i]);
-      }
+      for (index_t i = task * block; i < end; ++i) to[i] = carve::exp(from[i]);
     });
     return a;
   }
@@ -368,7 +401,8 @@ class batch {
   /// First and last token of sequence n on the token axis.
   std::pair<index_t, index_t> range(index_t n) const {
     if (p_.cu_seqlens.empty()) return {0, n_.T};
-    return {p_.cu_seqlens[n], p_.cu_seqlens[n + 1]};
+    const auto first = p_.cu_seqlens.begin() + n;
+    return {first[0], first[1]};
   }
 
   template <class U, class Tensor>
@@ -381,7 +415,7 @@ class batch {
 
   const problem<T>& p_;
   dimensions n_;
-  tensors<T> x_;
+  each_tensor<source> x_;
   tensor<T> a_, d_;
   T scale_{};
 };
@@ -439,8 +473,8 @@ gradient_result<T> backward(const problem<T>& p, const outputs<T>& cotangents,
     if constexpr (scalar_traits<T>::is_real) {
       if (info(p.family).content_gate) {
         const content_gate_gradients<T> parameters{
-            {&d.w_down.data[hv * n.rho * n.V], n.V, 1},
-            {&d.w_up.data[hv * n.K * n.rho], n.rho, 1}};
+            {d.w_down.data.data() + hv * n.rho * n.V, n.V, 1},
+            {d.w_up.data.data() + hv * n.K * n.rho, n.rho, 1}};
         return content_backward(h, heads.gate_of(hv), solver, in, to,
                                 parameters, o, S);
       }

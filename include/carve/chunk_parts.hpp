@@ -88,7 +88,7 @@ class chunk_decay {
   /// decay between s and t in channel i.
   template <class F>
   void for_pairs(index_t first, index_t last, F&& f) const {
-    std::vector<T> rho(static_cast<std::size_t>(width_));
+    list<T> rho(width_);
     for (index_t s = first; s < last; ++s) {
       std::fill(rho.begin(), rho.end(), T(1));
       for (index_t t = s; t < last; ++t) {
@@ -343,8 +343,7 @@ void require_chunks(const head<T>& p, index_t C) {
 /// offers `solve(S)`, `outputs()`, `advance(S)` and `backward(...)`.
 template <class T, class MakeChunk>
 void walk_chunks(const head<T>& p, index_t C, const MakeChunk& make, rows<T> o,
-                 state_view<T> S_end,
-                 std::vector<matrix<T>>* starts = nullptr) {
+                 state_view<T> S_end, list<matrix<T>>* starts = nullptr) {
   matrix<T> S = load_state<T>(p.S0, p.keys, p.values);
   for (index_t t0 = 0; t0 < p.tokens; t0 += C) {
     const index_t n = std::min(C, p.tokens - t0);
@@ -366,12 +365,12 @@ void walk_chunks_back(const head<T>& p, index_t C, const MakeChunk& make,
                       const head_cotangents<T>& in,
                       const head_gradients<T>& out, rows<T> o,
                       state_view<T> S_end) {
-  std::vector<matrix<T>> starts;
+  list<matrix<T>> starts;
   walk_chunks(p, C, make, o, S_end, &starts);
   matrix<T> dS = load_state<T>(in.S, p.keys, p.values);
-  for (index_t c = static_cast<index_t>(starts.size()); c-- > 0;) {
+  for (index_t c = starts.count(); c-- > 0;) {
     const index_t t0 = c * C, n = std::min(C, p.tokens - t0);
-    const matrix<T>& start = starts[static_cast<std::size_t>(c)];
+    const matrix<T>& start = starts[c];
     auto chunk = make(p.segment(t0, n, {}));
     chunk.solve(start);
     matrix<T> dout = matrix<T>::Constant(n, p.values, T(0));

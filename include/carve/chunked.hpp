@@ -369,7 +369,7 @@ wy_verdict wy_applies(const head<T>& p, index_t C) {
     index_t j = 1;
     while (j < p.values && p.e(m, j) == p.e(m, 0)) ++j;
     if (j >= p.values) continue;
-    std::vector<T> r(static_cast<std::size_t>(p.keys));
+    detail::list<T> r(p.keys);
     for (index_t i = 0; i < p.keys; ++i) {
       r[i] = p.address(m, i);
       if (p.mask) r[i] = r[i] * p.mask(m, i, 0);

@@ -89,8 +89,8 @@ class grid {
 /// What the forward walk over windows leaves for the way back.
 template <class T>
 struct window_record {
-  grid<T> start;               // state at the window's start [K,V]
-  std::vector<T> mean, inner;  // m_c [V], W_down m_c [rho]
+  grid<T> start;        // state at the window's start [K,V]
+  list<T> mean, inner;  // m_c [V], W_down m_c [rho]
 };
 
 template <class T, class Solver, class Activation>
@@ -121,7 +121,7 @@ class content_walk {
   void forward(bool record) {
     const index_t K = p_.keys, V = p_.values;
     const T share = T(1) / integer<T>(gate_.window);
-    std::vector<T> mean(V, T(0)), inner(gate_.rank, T(0));
+    list<T> mean(V, T(0)), inner(gate_.rank, T(0));
     for (index_t t0 = 0; t0 < p_.tokens; t0 += gate_.window) {
       const index_t n = std::min(gate_.window, p_.tokens - t0);
       for (index_t m = 0; m < gate_.rank; ++m) {
@@ -154,8 +154,8 @@ class content_walk {
     for (index_t i = 0; i < K && in.S; ++i) {
       for (index_t j = 0; j < V; ++j) dS(i, j) = in.S(i, j);
     }
-    std::vector<T> dmean(V, T(0));  // cotangent of the next window's mean
-    for (index_t c = static_cast<index_t>(records_.size()); c-- > 0;) {
+    list<T> dmean(V, T(0));  // cotangent of the next window's mean
+    for (index_t c = records_.count(); c-- > 0;) {
       const index_t t0 = c * gate_.window;
       const index_t n = std::min(gate_.window, p_.tokens - t0);
       const window_record<T>& past = records_[c];
@@ -172,7 +172,7 @@ class content_walk {
       solver_.backward(segment(t0, n, past.start),
                        {rows<const T>{dout.data(), V, 1}, dS.view()}, target);
       dS = dstart;
-      std::vector<T> dshift(K, T(0)), dinner(gate_.rank, T(0));
+      list<T> dshift(K, T(0)), dinner(gate_.rank, T(0));
       for (index_t i = 0; i < K; ++i) {
         const T shift = shift_of(i, past.inner);
         for (index_t s = 0; s < n * n_; ++s) {
@@ -214,7 +214,7 @@ class content_walk {
 
  private:
   /// `W_up (W_down m)` at key channel i.
-  T shift_of(index_t i, const std::vector<T>& inner) const {
+  T shift_of(index_t i, const list<T>& inner) const {
     T shift(0);
     for (index_t m = 0; m < gate_.rank; ++m) {
       shift += gate_.w_up(i, m) * inner[m];
@@ -236,7 +236,7 @@ class content_walk {
   index_t n_;  // sub-steps a token
   rows<const T> logits_;
   grid<T> b_, o_, S_;
-  std::vector<window_record<T>> records_;
+  list<window_record<T>> records_;
 };
 
 }  // namespace detail

@@ -231,8 +231,9 @@ inline bool first_of_axis(computation& c, index_t axis) {
     index_t inner = 1;
     for (index_t i = axis + 1; i < x.rank(); ++i) inner *= x.dim(i);
     const index_t n = x.dim(axis), size = static_cast<index_t>(x.data.size());
+    double* const data = x.data.data();
     for (index_t i = 0; i < size; ++i) {
-      x.data[i] = x.data[i / (inner * n) * (inner * n) + i % inner];
+      data[i] = data[i / (inner * n) * (inner * n) + i % inner];
     }
     changed = true;
   }
@@ -436,17 +437,19 @@ inline std::span<const deviation> deviations() {
              for (index_t s = t - tile; s < t; ++s) from.emplace_back(t, s);
            }
          }
-         const std::vector<double> g = c.in.in.g.data;
+         const values g = c.in.in.g;
+         double* const logs = c.in.in.g.data.data();
          for (const auto& [t, s] : from) {
            for (index_t i = 0; i < width; ++i) {
-             c.in.in.g.data[t * width + i] -= g[s * width + i];
+             logs[t * width + i] -= *(g.data.data() + s * width + i);
            }
          }
          c.back.push_back([from, width](result& r) {
-           const std::vector<double> d = r.gradients.g.data;
+           const values d = r.gradients.g;
+           double* const to = r.gradients.g.data.data();
            for (const auto& [t, s] : from) {
              for (index_t i = 0; i < width; ++i) {
-               r.gradients.g.data[s * width + i] -= d[t * width + i];
+               to[s * width + i] -= *(d.data.data() + t * width + i);
              }
            }
          });

@@ -49,9 +49,9 @@ class decimal {
 
   /// Carries until every digit is in 0..9; returns the sign, -1, 0 or 1.
   int normalise() {
-    const auto first = std::find_if(places_.begin(), places_.end(),
+    const auto first = std::find_if(places_, places_ + size,
                                     [](int digit) { return digit != 0; });
-    if (first == places_.end()) return 0;
+    if (first == places_ + size) return 0;
     carry();
     // A negative number leaves its borrow in the first place.
     if (places_[0] >= 0) return 1;
@@ -72,7 +72,7 @@ class decimal {
     const int end = first() + count;
     if (end >= size) return;
     if (places_[end] >= 5) ++places_[end - 1];
-    std::fill(places_.begin() + end, places_.end(), 0);
+    std::fill(places_ + end, places_ + size, 0);
     carry();
   }
 
@@ -95,7 +95,7 @@ class decimal {
     }
   }
 
-  std::array<int, size> places_{};
+  int places_[size] = {};
 };
 
 }  // namespace detail

@@ -47,7 +47,7 @@ class faulty_walk {
   }
 
   void forward(rows<double> o, state_view<double> S_end) {
-    std::vector<double> S(static_cast<std::size_t>(size_), 0.0);
+    list<double> S(size_, 0.0);
     for (index_t i = 0; i < K_ && p_.S0; ++i) {
       for (index_t j = 0; j < V_; ++j) S[i * V_ + j] = p_.S0(i, j);
     }
@@ -76,7 +76,7 @@ class faulty_walk {
 
   void backward(const head_cotangents<double>& in,
                 const head_gradients<double>& out) {
-    std::vector<double> dS(static_cast<std::size_t>(size_), 0.0), dS_end;
+    list<double> dS(size_, 0.0), dS_end;
     for (index_t i = 0; i < K_ && in.S; ++i) {
       for (index_t j = 0; j < V_; ++j) dS[i * V_ + j] = in.S(i, j);
     }
@@ -114,15 +114,15 @@ class faulty_walk {
   double e(index_t t, index_t j) const { return p_.e ? p_.e(t, j) : 1.0; }
   double w(index_t t, index_t j) const { return p_.w ? p_.w(t, j) : 1.0; }
 
-  void decay(index_t t, std::vector<double>& S) const {
+  void decay(index_t t, list<double>& S) const {
     for (index_t i = 0; i < K_; ++i) {
       const double x = a(t, i);
       for (index_t j = 0; j < V_; ++j) S[i * V_ + j] *= x * d(t, j);
     }
   }
 
-  void read(index_t t, const std::vector<double>& S, rows<double> o) const {
-    std::vector<double> sum(static_cast<std::size_t>(V_), 0.0);
+  void read(index_t t, const list<double>& S, rows<double> o) const {
+    list<double> sum(V_, 0.0);
     for (index_t i = 0; i < K_; ++i) {
       const double q = p_.q(t, i);
       for (index_t j = 0; j < V_; ++j) sum[j] += q * S[i * V_ + j];
@@ -130,7 +130,7 @@ class faulty_walk {
     for (index_t j = 0; j < V_; ++j) o(t, j) = p_.scale * sum[j];
   }
 
-  void look_and_write(index_t t, const double* X, std::vector<double>& S) {
+  void look_and_write(index_t t, const double* X, list<double>& S) {
     double* const c = &c_[t * V_];
     double* const u = &u_[t * V_];
     for (index_t i = 0; i < K_ && p_.erases; ++i) {
@@ -155,8 +155,7 @@ class faulty_walk {
   }
 
   void read_back(index_t t, const double* S, rows<const double> dout,
-                 std::vector<double>& dS,
-                 const head_gradients<double>& out) const {
+                 list<double>& dS, const head_gradients<double>& out) const {
     for (index_t i = 0; i < K_; ++i) {
       const double q = p_.q(t, i);
       double dq = 0;
@@ -170,16 +169,15 @@ class faulty_walk {
   }
 
   /// The state after the decay of token t.
-  std::vector<double> after_of_decay(index_t t) const {
-    const std::vector<double>& from = f_.decay_last ? after_ : before_;
-    const auto at = from.begin() + static_cast<std::ptrdiff_t>(t * size_);
-    std::vector<double> S(at, at + static_cast<std::ptrdiff_t>(size_));
+  list<double> after_of_decay(index_t t) const {
+    const list<double>& from = f_.decay_last ? after_ : before_;
+    const double* const at = from.data() + t * size_;
+    list<double> S(at, at + size_);
     if (!f_.decay_last) decay(t, S);
     return S;
   }
 
-  void decay_back(index_t t, const std::vector<double>& decayed,
-                  std::vector<double>& dS,
+  void decay_back(index_t t, const list<double>& decayed, list<double>& dS,
                   const head_gradients<double>& out) const {
     for (index_t i = 0; i < K_; ++i) {
       double dg = 0;
@@ -194,19 +192,17 @@ class faulty_walk {
   }
 
   /// Back through write, erase and a decay before them.
-  void step_back(index_t t, std::vector<double>& dS,
+  void step_back(index_t t, list<double>& dS,
                  const head_gradients<double>& out) const {
     const bool stored = looks_before();
-    const std::vector<double> decayed =
-        f_.decay_last ? std::vector<double>() : after_of_decay(t);
+    const list<double> decayed =
+        f_.decay_last ? list<double>() : after_of_decay(t);
     const double* const X = stored ? &before_[t * size_] : decayed.data();
     const double* const c = &c_[t * V_];
     const double* const u = &u_[t * V_];
-    const auto zeros = [](index_t n) {
-      return std::vector<double>(static_cast<std::size_t>(n), 0.0);
-    };
-    std::vector<double> dx = zeros(V_), dz = zeros(V_), dc = zeros(V_);
-    std::vector<double> dk = zeros(K_), dr = zeros(K_);
+    const auto zeros = [](index_t n) { return list<double>(n, 0.0); };
+    list<double> dx = zeros(V_), dz = zeros(V_), dc = zeros(V_);
+    list<double> dk = zeros(K_), dr = zeros(K_);
     for (index_t i = 0; i < K_; ++i) {
       const double k = p_.k(t, i), y = p_.y ? p_.y(t, i) : k;
       double dy = 0;
@@ -254,15 +250,14 @@ class faulty_walk {
   index_t tail() const { return f_.tail == 0 ? 0 : T_ % f_.tail; }
 
   /// Takes the decays of the last tokens out of the final state.
-  void lose_tail(std::vector<double>& S) const {
+  void lose_tail(list<double>& S) const {
     for (index_t t = T_ - tail(); t < T_; ++t) {
       for (index_t i = 0; i < K_; ++i) {
         for (index_t j = 0; j < V_; ++j) S[i * V_ + j] /= a(t, i) * d(t, j);
       }
     }
   }
-  void tail_back(std::vector<double>& dS,
-                 const head_gradients<double>& out) const {
+  void tail_back(list<double>& dS, const head_gradients<double>& out) const {
     if (tail() == 0) return;
     for (index_t t = T_ - tail(); t < T_; ++t) {
       for (index_t i = 0; i < K_; ++i) {
@@ -277,7 +272,7 @@ class faulty_walk {
   }
 
   /// Takes what the start state of a chunk adds to its end state out of dg.
-  void take_state_term(index_t first, const std::vector<double>& dS_end,
+  void take_state_term(index_t first, const list<double>& dS_end,
                        const head_gradients<double>& out) const {
     if (!out.g) return;
     const index_t end = std::min(T_, first + f_.no_state_term);
@@ -296,8 +291,8 @@ class faulty_walk {
   const head<double>& p_;
   const walk_faults& f_;
   index_t T_, K_, V_, size_;
-  std::vector<double> before_, after_;  // [T,K,V]
-  std::vector<double> c_, u_, end_;     // [T,V], [T,V], [K,V]
+  list<double> before_, after_;  // [T,K,V]
+  list<double> c_, u_, end_;     // [T,V], [T,V], [K,V]
 };
 
 }  // namespace detail

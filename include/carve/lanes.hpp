@@ -164,14 +164,15 @@ class lanes {
  public:
   lanes() = default;
   /// n zeros.
-  explicit lanes(std::size_t n) : values_(n, T(0)) {}
+  explicit lanes(std::ptrdiff_t n)
+      : values_(static_cast<std::size_t>(n), T(0)) {}
 
   /// The number of scalars.
   std::size_t size() const { return values_.size(); }
   /// Element i; of a double-double the value, or a double_double_lane.
   ///@{
-  T& operator[](std::size_t i) { return values_[i]; }
-  const T& operator[](std::size_t i) const { return values_[i]; }
+  T& operator[](std::ptrdiff_t i) { return *(values_.data() + i); }
+  const T& operator[](std::ptrdiff_t i) const { return *(values_.data() + i); }
   ///@}
   /// Sets every element to x.
   void fill(const T& x) { std::fill(values_.begin(), values_.end(), x); }
@@ -192,11 +193,16 @@ template <>
 class lanes<double_double> {
  public:
   lanes() = default;
-  explicit lanes(std::size_t n) : high_(n), low_(n) {}
+  explicit lanes(std::ptrdiff_t n)
+      : high_(static_cast<std::size_t>(n)), low_(high_.size()) {}
 
   std::size_t size() const { return high_.size(); }
-  double_double_lane operator[](std::size_t i) { return {&high_[i], &low_[i]}; }
-  double_double operator[](std::size_t i) const { return {high_[i], low_[i]}; }
+  double_double_lane operator[](std::ptrdiff_t i) {
+    return {high_.data() + i, low_.data() + i};
+  }
+  double_double operator[](std::ptrdiff_t i) const {
+    return {*(high_.data() + i), *(low_.data() + i)};
+  }
   void fill(double_double x) {
     std::fill(high_.begin(), high_.end(), x.hi);
     std::fill(low_.begin(), low_.end(), x.lo);
@@ -235,7 +241,7 @@ class alignas(W > 1 ? 64 : alignof(T)) tile {
   }
 
  private:
-  T values_[W];
+  T values_[static_cast<std::size_t>(W)];
 };
 
 template <std::ptrdiff_t W>
@@ -257,7 +263,7 @@ class alignas(64) tile<double_double, W> {
   }
 
  private:
-  double high_[W], low_[W];
+  double high_[static_cast<std::size_t>(W)], low_[static_cast<std::size_t>(W)];
 };
 
 namespace detail {
@@ -275,8 +281,9 @@ CARVE_INLINE void fold_halves(Tile& x) {
 // then takes hardware scalars one by one.
 template <std::ptrdiff_t P, std::floating_point T, std::ptrdiff_t W>
 CARVE_INLINE void fold_packs(tile<T, W>& x) {
-  typedef T pack __attribute__((vector_size(P * sizeof(T)), may_alias));
-  pack y[W / P];
+  typedef T pack __attribute__((
+      vector_size(static_cast<std::size_t>(P) * sizeof(T)), may_alias));
+  pack y[static_cast<std::size_t>(W / P)];
   for (std::ptrdiff_t m = 0; m < W / P; ++m) {
     y[m] = *reinterpret_cast<const pack*>(&x[m * P]);
   }

@@ -3,8 +3,6 @@
 /// backward, over any commutative ring. Every solver is held to it.
 #pragma once
 
-#include <vector>
-
 #include "carve/head.hpp"
 #include "carve/matrix.hpp"
 
@@ -53,7 +51,7 @@ struct step_record {
   ///@}
   /// `X^T r` and `w * v`, less what is erased along k, each of length V.
   ///@{
-  std::vector<T> c, u;
+  detail::list<T> c, u;
   ///@}
 };
 
@@ -71,8 +69,8 @@ struct step_record {
 /// 2503.14456, 2502.10297.
 template <class T>
 void definition_forward(const head<T>& p, rows<T> o, state_view<T> S_end,
-                        std::vector<step_record<T>>* past = nullptr) {
-  using detail::for_each, detail::or_else;
+                        detail::list<step_record<T>>* past = nullptr) {
+  using detail::for_each, detail::list, detail::or_else;
   require_step(p);
   const T zero(0), one(1);
   const or_else a{p.a, one}, d{p.d, one}, e{p.e, one}, w{p.w, one};
@@ -83,7 +81,7 @@ void definition_forward(const head<T>& p, rows<T> o, state_view<T> S_end,
   matrix<T> S(K, V);
   for_each(K, V, [&](index_t i, index_t j) { S(i, j) = S0(i, j); });
   const auto read = [&](index_t t) {
-    std::vector<T> sum(V, zero);
+    list<T> sum(V, zero);
     for_each(K, V, [&](auto i, auto j) { sum[j] += p.q(t, i) * S(i, j); });
     for (index_t j = 0; j < V; ++j) o(t, j) = p.scale * sum[j];
   };
@@ -100,7 +98,7 @@ void definition_forward(const head<T>& p, rows<T> o, state_view<T> S_end,
     const matrix<T> decayed = S;
     const matrix<T>& X =
         p.erase_reads == erase_order::before_decay ? before : decayed;
-    std::vector<T> c(V, zero), u(V, zero);
+    list<T> c(V, zero), u(V, zero);
     for_each(p.erases ? K : 0, V, [&](auto i, auto j) {
       c[j] += p.address(m, i) * T(E(m, i, j) * X(i, j));
     });
@@ -136,19 +134,19 @@ template <class T>
 void definition_backward(const head<T>& p, const head_cotangents<T>& in,
                          const head_gradients<T>& out, rows<T> o = {},
                          state_view<T> S_end = {}) {
-  using detail::add, detail::for_each, detail::or_else;
+  using detail::add, detail::for_each, detail::list, detail::or_else;
   const T zero(0), one(1);
   const or_else a{p.a, one}, d{p.d, one}, b{p.b, one}, e{p.e, one};
   const or_else w{p.w, one};
   const or_else E{p.mask, one};
   const or_else dS_end{in.S, zero};
   const index_t K = p.keys, V = p.values, n = p.substeps;
-  std::vector<step_record<T>> past;
+  list<step_record<T>> past;
   definition_forward(p, o, S_end, &past);
   matrix<T> dS(K, V);
   for_each(K, V, [&](auto i, auto j) { dS(i, j) = dS_end(i, j); });
   const auto read_back = [&](index_t t, const matrix<T>& S) {
-    std::vector<T> dq(K, zero);
+    list<T> dq(K, zero);
     for_each(K, V, [&](auto i, auto j) {
       const T x = p.scale * in.o(t, j);
       dq[i] += S(i, j) * x;
@@ -160,14 +158,14 @@ void definition_backward(const head<T>& p, const head_cotangents<T>& in,
     // Names of their own: Clang before 16 captures no structured binding.
     const step_record<T>& step = past[m];
     const matrix<T>&before = step.before, &decayed = step.decayed;
-    const std::vector<T>&c = step.c, &u = step.u;
+    const list<T>&c = step.c, &u = step.u;
     const index_t t = m / n;
     const bool first = m % n == 0, last = m % n == n - 1;
     const bool stored = p.erase_reads == erase_order::before_decay;
     const matrix<T>& X = stored ? before : decayed;
     if (in.o && last && p.read == readout::after) read_back(t, step.after);
-    std::vector<T> dx(V, zero), dz(V, zero), dc(V, zero);
-    std::vector<T> dk(K, zero), dy(K, zero), dr(K, zero);
+    list<T> dx(V, zero), dz(V, zero), dc(V, zero);
+    list<T> dk(K, zero), dy(K, zero), dr(K, zero);
     for_each(K, V, [&](auto i, auto j) {
       dx[j] += p.k(m, i) * dS(i, j);
       if (p.y) dz[j] -= p.y(m, i) * dS(i, j);
@@ -189,7 +187,7 @@ void definition_backward(const head<T>& p, const head_cotangents<T>& in,
     };
     if (p.erases && !stored) for_each(K, V, look_back);
     if (first) {
-      std::vector<T> dg(K, zero), dgd(V, zero);
+      list<T> dg(K, zero), dgd(V, zero);
       for_each(K, V, [&](auto i, auto j) {
         const T x = dS(i, j) * decayed(i, j);
         dg[i] += x, dgd[j] += x;

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <algorithm>
-#include <vector>
 
 #include "carve/head.hpp"
 #include "carve/matrix.hpp"
@@ -18,9 +17,9 @@ namespace carve {
 /// is part of A.
 template <class T>
 struct segment_map {
-  std::vector<matrix<T>> A;  ///< one, or one per value channel; each [K,K]
-  std::vector<T> D;          ///< value-axis decay over the segment [V]
-  matrix<T> B;               ///< end state from a zero start [K,V]
+  detail::list<matrix<T>> A;  ///< one, or one per value channel; each [K,K]
+  detail::list<T> D;          ///< value-axis decay over the segment [V]
+  matrix<T> B;                ///< end state from a zero start [K,V]
 
   /// The matrix that value column j sees.
   const matrix<T>& map_of(index_t j) const {
@@ -42,11 +41,11 @@ template <class T>
 segment_map<T> compose(const segment_map<T>& second,
                        const segment_map<T>& first) {
   segment_map<T> both;
-  const std::size_t maps = std::max(second.A.size(), first.A.size());
-  for (std::size_t j = 0; j < maps; ++j) {
+  const index_t maps = std::max(second.A.count(), first.A.count());
+  for (index_t j = 0; j < maps; ++j) {
     both.A.push_back(second.map_of(j) * first.map_of(j));
   }
-  for (std::size_t j = 0; j < first.D.size(); ++j) {
+  for (index_t j = 0; j < first.D.count(); ++j) {
     both.D.push_back(second.D[j] * first.D[j]);
   }
   both.B = second(first.B);
@@ -63,7 +62,7 @@ segment_map<T> segment_of(const head<T>& p) {
   zero_start.S0 = {};
   map.B = matrix<T>(K, V);
   recurrent_forward(zero_start, rows<T>{}, state_view<T>{map.B.data(), V, 1});
-  map.D.assign(V, T(1));
+  map.D = detail::list<T>(V, T(1));
   const bool d_in_A =
       p.d && p.erases && p.erase_reads == erase_order::before_decay;
   for (index_t j = 0; j < V && p.d && !d_in_A; ++j) {

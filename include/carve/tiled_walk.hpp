@@ -4,7 +4,6 @@
 #pragma once
 
 #include <algorithm>
-#include <vector>
 
 #include "carve/head.hpp"
 #include "carve/lanes.hpp"
@@ -31,7 +30,7 @@ template <class T>
 using row = tile<T, tile_columns<T>>;
 
 template <class T>
-using row_array = std::vector<row<T>>;
+using row_array = list<row<T>>;
 
 /// Tokens between two stored states of the backward pass.
 inline constexpr index_t block_tokens = 32;
@@ -117,7 +116,7 @@ class key_block {
  private:
   const head<T>& p_;
   index_t t0_ = 0;
-  std::vector<T> q_, k_, a_, r_, y_;
+  list<T> q_, k_, a_, r_, y_;
 };
 
 /// The value columns `[first, first + count)` of a head.
@@ -534,7 +533,7 @@ CARVE_INLINE void walk_backward(const head<T>& p, const head_cotangents<T>& in,
     tile_of(p, n).fetch(in.S, &dS[n * K]);
   }
   row_array<T> states((most * p.substeps + 1) * K);
-  std::vector<write_record<T>> past(most * p.substeps);
+  list<write_record<T>> past(most * p.substeps);
   key_gradients<T> sums(p, most);
   row_sums<T> rows_of_tile[] = {row_sums<T>(K), row_sums<T>(K), row_sums<T>(K),
                                 row_sums<T>(K), row_sums<T>(p.y ? K : 0)};
