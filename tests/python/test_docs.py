@@ -4,16 +4,30 @@ import pathlib
 import re
 import subprocess
 
+import pytest
+
 PAGE = pathlib.Path(__file__).parents[2] / "docs/python.md"
+
+
+def run(text, names):
+    """All blocks of Python of a text, in order; returns how many."""
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), names)
+    return len(blocks)
+
+
+def parts():
+    """The page up to where torch is needed, and the rest."""
+    before, title, after = PAGE.read_text().partition("## Operators of torch")
+    assert title
+    return before, after
 
 
 def test_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.S | re.M)
-    assert len(blocks) == 7
     names = {}
-    for block in blocks:
-        exec(compile(block, str(PAGE), "exec"), names)
+    assert run(parts()[0], names) == 8
     said = capsys.readouterr().out
     assert "pass  all 2 tensors are within" in said
     assert "float64 ['dbeta', 'dg', 'dk', 'dq', 'dv', 'final_state', 'o']" in said
@@ -22,5 +36,14 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
         "o",
         "final_state",
     }
-    done = subprocess.run(["carve", "verify", "call.safetensors"])
-    assert done.returncode == 0
+    for dump in ("call", "port"):
+        done = subprocess.run(["carve", "verify", f"{dump}.safetensors"])
+        assert done.returncode == 0
+
+
+def test_the_page_on_torch_runs(capsys):
+    pytest.importorskip("torch")
+    names = {}
+    assert run(parts()[1], names) == 3
+    assert names["q"].grad is not None
+    assert "parameters" in capsys.readouterr().out

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from .._adapters import _FLA_IGNORED, _stands
+from .._arrays import tensors_of
 from . import _native, _operators  # noqa: F401  (registers the operators)
 
 __all__ = [
@@ -106,7 +107,7 @@ def _run(
         if q.is_cuda:
             initial_state = initial_state.float()
         initial_state = initial_state.contiguous()
-    o, state, _ = torch.ops.carve.forward(
+    o, state, _ = torch.ops.carve.forward.default(
         family,
         q,
         k,
@@ -208,29 +209,38 @@ def decode(family, q, k, v, state, *, g=None, beta=None, b=None, w=None, scale=N
         beta, b, w = (x if x is None else x.to(q.dtype) for x in (beta, b, w))
         g = g if g is None else g.float()
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return torch.ops.carve.decode(family, q, k, v, g, beta, b, w, state, scale)
+    return torch.ops.carve.decode.default(family, q, k, v, g, beta, b, w, state, scale)
 
 
-def kernel(family, *, backward=False, dtype=torch.bfloat16, B=1, T=64, H=1, HV=None, K=128, V=128, window=64, rank=16):
+def kernel(
+    family,
+    *,
+    backward=False,
+    dtype=torch.bfloat16,
+    B=1,
+    T=64,
+    H=1,
+    HV=None,
+    K=128,
+    V=128,
+    window=64,
+    rank=16,
+):
     """Name of the CUDA kernel for a problem of these sizes; "none" without."""
     HV = HV or H
-    make = lambda *shape: torch.empty(shape, dtype=dtype, device="cuda")
-    keys = family in ("kda", "gdn2", "carve")
+    sizes = {"B": B, "T": T, "H": H, "HV": HV, "K": K, "V": V, "rho": rank}
+    axes = {n: row["axes"] for n, row in tensors_of(family).items() if "axes" in row}
+
+    def make(name, dtype):
+        if name not in axes:
+            return None
+        return torch.empty([sizes[a] for a in axes[name]], dtype=dtype, device="cuda")
+
     inputs = {
-        "q": make(B, T, H, K),
-        "k": make(B, T, H, K),
-        "v": make(B, T, HV, V),
-        "g": make(B, T, HV, K) if keys else make(B, T, HV) if family == "gdn" else None,
-        "beta": make(B, T, HV) if family in ("delta", "gdn", "kda") else None,
-        "b": make(B, T, HV, K) if family in ("gdn2", "carve") else None,
-        "w": make(B, T, HV, V)
-        if family == "gdn2"
-        else make(B, T, HV)
-        if family == "carve"
-        else None,
+        n: make(n, torch.float32 if n == "g" else dtype) for n in _native.ROWS
     }
-    small = torch.empty(HV, rank, V, device="cuda") if family == "carve" else None
-    call = _native.call_of(family, inputs, None, None, 1.0, window, small, small)
+    down, up = (make(n, torch.float32) for n in ("w_down", "w_up"))
+    call = _native.call_of(family, inputs, None, None, 1.0, window, down, up)
     return _native.library().carve_cuda_kernel(call.problem, int(backward)).decode()
 
 

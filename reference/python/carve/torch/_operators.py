@@ -53,9 +53,8 @@ def _empty_results(family, q, v, cu_seqlens, window, with_state):
         (N, HV, K, V) if with_state else (0,), dtype=_state_dtype(q)
     )
     slots = B * T // window + N if family == "carve" and q.is_cuda else 0
-    means = q.new_empty(
-        (slots, HV, V) if slots else (0,), dtype=torch.float32
-    )
+    # Not all slots are written, and what is returned must not be chance.
+    means = q.new_zeros((slots, HV, V) if slots else (0,), dtype=torch.float32)
     return o, state, means
 
 
@@ -226,7 +225,7 @@ def _differentiate(ctx, d_o, d_state, _):
     none = (None,) * 4
     if d_o is None and d_state is None:
         return (None,) * (1 + len(DIFFERENTIABLE)) + none
-    found = torch.ops.carve.backward(
+    found = torch.ops.carve.backward.default(
         ctx.family, *tensors, ctx.scale, ctx.window, d_o, d_state, means, wanted
     )
     grads = [
