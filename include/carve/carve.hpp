@@ -42,6 +42,7 @@
 /// | header | question |
 /// |---|---|
 /// | @ref rounding.hpp | where do kernels round? |
+/// | @ref stage.hpp | what has a chunked kernel inside? |
 /// | @ref precision.hpp | what does rounding to bf16, fp16, tf32, fp32 give? |
 /// | @ref replay.hpp | what would an ideal kernel in these formats return? |
 /// | @ref compare.hpp | is the error more than the formats explain? |

@@ -16,6 +16,7 @@
 #include "carve/matrix.hpp"
 #include "carve/rounding.hpp"
 #include "carve/scalar.hpp"
+#include "carve/stage.hpp"
 #include "carve/triangular.hpp"
 
 namespace carve {
@@ -37,11 +38,16 @@ template <class T, class Policy>
 class wy_chunk : chunk_base<T, Policy> {
  public:
   wy_chunk(const head<T>& p, const Policy& policy) : base(p, policy) {
-    inverse_ = inverse_by_blocks(gated(L_), score_block, [this](matrix<T>& m) {
+    if (decay_.present()) show(stage::G, G_);
+    const matrix<T> L = gated(L_);
+    inverse_ = inverse_by_blocks(L, score_block, [this](matrix<T>& m) {
       round(rounding_point::inverse, m);
     });
     round(rounding_point::T, inverse_);
-    P_ = p.scale * scores(q_, direction(), decay_, policy_);
+    if (p.erases) show(stage::L, L), show(stage::T, inverse_);
+    P_ = scores(q_, direction(), decay_, policy_);
+    if (!apart_) show(stage::P, P_);
+    P_ = p.scale * P_;
     round(rounding_point::P, P_);
     round(rounding_point::r, r_);
     round(rounding_point::wv, wv_);
@@ -58,6 +64,7 @@ class wy_chunk : chunk_base<T, Policy> {
   /// Finds what is written from the start state `S` `[K,V]`.
   void solve(const matrix<T>& S) {
     S_ = S;
+    show(stage::S, S_);
     operand_S_ = S;
     round(rounding_point::S, operand_S_);
     right_ = from_writes_;
@@ -69,6 +76,7 @@ class wy_chunk : chunk_base<T, Policy> {
     if (p_.erases && !gated_columns()) {
       W_ = inverse_ * rg_;
       round(rounding_point::W, W_);
+      show(stage::W, W_);
       U_ -= scaled(D_, W_ * operand_S_);
     }
     tail_U_ = U_;
@@ -79,6 +87,7 @@ class wy_chunk : chunk_base<T, Policy> {
     }
     round(rounding_point::U, U_);
     if (decay_.per_channel()) tail_U_ = U_;
+    show(stage::U, U_);
   }
 
   matrix<T> outputs() const { return this->outputs_of(reads(), S_); }
@@ -104,6 +113,7 @@ class wy_chunk : chunk_base<T, Policy> {
     matrix<T> operand_dS = dS;
     round(rounding_point::dS, operand_dS);
     const matrix<T> dU = of_content(P_, yg_, dO, operand_dS);
+    show(stage::dU, dU);
     // X: cotangent of the right-hand side. Y: of r through its read of the
     // start state.
     const matrix<T> X = weighted_.lower_transposed(inverse_, dU);
@@ -119,22 +129,27 @@ class wy_chunk : chunk_base<T, Policy> {
         const matrix<T> dUd = scaled(D_, dU);
         matrix<T> dW = -(dUd * operand_S_.transpose());
         round(rounding_point::dW, dW);
+        show(stage::dW, dW);
         Y = scaled(look_G_, inverse_.transpose() * dW);
         M += dW * rg_.transpose();
         start_back -= W_.transpose() * dUd;
       }
       strictly_lower(M);
       round(rounding_point::M, M);
+      show(stage::dT, M);
       M = matrix<T>(M * inverse_.transpose());
       round(rounding_point::MTt, M);
-      dL = gated(-(inverse_.transpose() * M));
+      dL = -(inverse_.transpose() * M);
       strictly_lower(dL);
+      show(stage::dL, dL);
+      dL = gated(dL);
     }
     // dy and dyL: of the direction of what is erased, through U and through L.
     matrix<T> dq = p_.scale * scaled(G_, dOd * operand_S_.transpose());
     matrix<T> dy = scaled(tail_, scaled(Dtail_, U_) * operand_dS.transpose());
     matrix<T> at_end = direction().cwiseProduct(dy);
     const matrix<T> dP = p_.scale * weighted_.outer(dO, U_);
+    if (!apart_) show(stage::dP, dP);
     scores_back(dP, q_, direction(), decay_, policy_, dq, dy);
     matrix<T> dyL = matrix<T>::Constant(n_, K_, T(0));
     if (p_.erases) this->couplings_back(dL, direction(), dr, dyL);
@@ -146,6 +161,7 @@ class wy_chunk : chunk_base<T, Policy> {
       dk = scaled(tail_, scaled(Dtail_, wv_) * operand_dS.transpose());
       at_end += k_.cwiseProduct(dk);
       const matrix<T> dPk = p_.scale * weighted_.outer(dO, wv_);
+      show(stage::dP, dPk);
       scores_back(dPk, q_, k_, decay_, policy_, dq, dk);
       this->couplings_back(this->look_outer(dc, wv_), k_, dr, dk);
     }
@@ -165,6 +181,7 @@ class wy_chunk : chunk_base<T, Policy> {
     dS += start_back;
     dq = this->collected(dq);
     this->first_read_back(p_.scale, dout, S_, dq, dS);
+    show(stage::dS, dS);
     scatter_add(out.q, dq);
   }
 
@@ -179,11 +196,19 @@ class wy_chunk : chunk_base<T, Policy> {
   void round(rounding_point at, matrix<T>& m) const {
     policy_.round(at, decay_.per_channel(), m);
   }
+  /// For a policy that looks at what a chunk has inside; see stage.hpp.
+  void show(stage at, const matrix<T>& m) const {
+    if constexpr (requires { policy_.show(at, p_, m); }) {
+      policy_.show(at, p_, m);
+    }
+  }
 
   /// Where what is written lies along k and what is erased along y: what is
   /// written needs no solve, and is itself looked up by later tokens.
   void write_apart() {
-    Pk_ = p_.scale * scores(q_, k_, decay_, policy_);
+    Pk_ = scores(q_, k_, decay_, policy_);
+    show(stage::P, Pk_);
+    Pk_ = p_.scale * Pk_;
     round(rounding_point::P, Pk_);
     kg_ = scaled(tail_, k_);
     round(rounding_point::kg, kg_);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "carve/family_name.hpp"
+#include "carve/stage.hpp"
 
 namespace carve::program {
 
@@ -32,6 +33,12 @@ file_tensor described(std::string_view name) {
   for (const tensor_row& row : outputs<double>::members()) {
     if (row.name == name) return {"output", row};
     if (derived && row.name == rest) found = {"cotangent", row};
+  }
+  constexpr std::string_view replayed = "replayed.";
+  const std::string_view stage =
+      name.substr(name.starts_with(replayed) ? replayed.size() : 0);
+  for (const stage_row& row : stage_table) {
+    if (row.name == stage) return {"stage", {}};
   }
   return found;
 }

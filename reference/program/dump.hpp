@@ -104,7 +104,7 @@ struct dump {
 dump read_dump(const safetensors::file& file, const settings& given = {});
 
 /// What carve calls the tensor of that name: "input", "output", "cotangent",
-/// "gradient" or, for one that it does not know, "unknown".
+/// "gradient", "stage" or, for one that it does not know, "unknown".
 std::string_view role_of(std::string_view name);
 
 /// True where the tensor has a token axis, the ones that `layout` is about.

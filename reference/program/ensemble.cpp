@@ -48,29 +48,6 @@ void round_tensor(format f, tensor<float>& x) {
   round_all(f, std::span(x.data));
 }
 
-/// The problem whose normalised q and k and whose gates have been stored in
-/// format `f`.
-problem<float> with_stored_activations(problem<float> p, format f) {
-  activations& act = p.act;
-  if (act.l2norm) {
-    for (tensor<float>* x : {&p.in.q, &p.in.k}) {
-      *x = l2_normalise(std::move(*x), act);
-      round_tensor(f, *x);
-    }
-    act.l2norm = false;
-  }
-  const auto gate = [f](gate_activation& how, tensor<float>& x) {
-    if (how == gate_activation::none) return;
-    x = activate(how, std::move(x));
-    round_tensor(f, x);
-    how = gate_activation::none;
-  };
-  gate(act.beta, p.in.beta);
-  gate(act.b, p.in.b);
-  gate(act.w, p.in.w);
-  return p;
-}
-
 template <class T>
 gradient_result<double> widened(const gradient_result<T>& r) {
   const auto to = [](const T& x) { return scalar_traits<T>::to_double(x); };
@@ -151,6 +128,27 @@ void require_applicable(const dump& d, profile as, const kernel_facts& facts) {
 }
 
 }  // namespace
+
+problem<float> with_stored_activations(problem<float> p, format f) {
+  activations& act = p.act;
+  if (act.l2norm) {
+    for (tensor<float>* x : {&p.in.q, &p.in.k}) {
+      *x = l2_normalise(std::move(*x), act);
+      round_tensor(f, *x);
+    }
+    act.l2norm = false;
+  }
+  const auto gate = [f](gate_activation& how, tensor<float>& x) {
+    if (how == gate_activation::none) return;
+    x = activate(how, std::move(x));
+    round_tensor(f, x);
+    how = gate_activation::none;
+  };
+  gate(act.beta, p.in.beta);
+  gate(act.b, p.in.b);
+  gate(act.w, p.in.w);
+  return p;
+}
 
 profile implied_profile(const dump& d) {
   const axis erase = info(d.in.family).erase;

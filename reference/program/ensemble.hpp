@@ -58,6 +58,10 @@ std::vector<std::string> freedoms_of(const dump& d, const kernel_facts& facts);
 /// has no WY form is implied to run token by token: ieee-recurrent.
 profile implied_profile(const dump& d);
 
+/// The problem whose normalised q and k and whose gates have been stored in
+/// format `f`.
+problem<float> with_stored_activations(problem<float> p, format f);
+
 /// The dump's outputs and gradients computed in that way, not yet rounded to
 /// the formats in which they are stored.
 gradient_result<double> compute(const dump& d, const way& w,

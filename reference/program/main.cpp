@@ -17,6 +17,7 @@
 #include "program/command/plan.hpp"
 #include "program/command/reference.hpp"
 #include "program/command/relate.hpp"
+#include "program/command/stages.hpp"
 #include "program/command/vectors.hpp"
 #include "program/command/verify.hpp"
 #include "program/console.hpp"
@@ -57,8 +58,8 @@ int run(int count, char** arguments) {
   app.formatter(std::make_shared<help_formatter>());
   app.require_subcommand(1);
   std::tuple<verify_command, diagnose_command, reference_command,
-             relate_command, plan_command, vectors_command, check_command,
-             families_command, show_command>
+             relate_command, plan_command, stages_command, vectors_command,
+             check_command, families_command, show_command>
       all;
   std::apply([&app](auto&... command) { (command.declare(app), ...); }, all);
   app.footer("`carve COMMAND --help` describes a command.");
