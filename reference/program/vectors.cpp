@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <mutex>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -433,11 +434,12 @@ class maker {
   const family_info& f_;
 };
 
-/// The profiles in which a family is judged: without a chunked form, one.
-bool judged_in(profile as, family f) {
+/// A family without a chunked form is judged token by token, whatever the
+/// profile: as `verify` implies.
+profile judged_as(profile as, family f) {
   const axis erase = info(f).erase;
-  return as == profile::ieee_recurrent ||
-         (erase != axis::value && erase != axis::mask);
+  return erase == axis::value || erase == axis::mask ? profile::ieee_recurrent
+                                                     : as;
 }
 
 /// Formats of the operands in a profile.
@@ -532,29 +534,40 @@ regime_matrix regime_factors() {
       {"front", {"bare", "logits", "bounded"}}};
 }
 
-covering regime_covering() {
-  const auto factors = regime_factors();
+covering regime_covering(const selection& only) {
+  const regime_matrix factors = regime_factors();
   std::vector<std::size_t> sizes;
-  for (const auto& [name, values] : factors) sizes.push_back(values.size());
-  return {sizes, [factors](std::size_t f, std::size_t v, std::size_t g,
-                           std::size_t w) {
-            const auto& values = factors;
-            return std::none_of(
-                std::begin(constraints), std::end(constraints),
-                [&](const constraint& c) {
-                  return c.f == f && c.g == g &&
-                         (c.value.empty() || c.value == values[f].second[v]) &&
-                         c.other == values[g].second[w] &&
-                         (!c.families || c.families(families[v]));
-                });
+  std::vector<std::vector<bool>> wanted;
+  for (const auto& [name, values] : factors) {
+    sizes.push_back(values.size());
+    const auto at = only.find(name);
+    wanted.emplace_back();
+    for (const std::string& v : values) {
+      wanted.back().push_back(at == only.end() ||
+                              std::find(at->second.begin(), at->second.end(),
+                                        v) != at->second.end());
+    }
+  }
+  return {sizes, [factors, wanted](std::size_t f, std::size_t v, std::size_t g,
+                                   std::size_t w) {
+            const auto forbids = [&](const constraint& c) {
+              return c.f == f && c.g == g &&
+                     (c.value.empty() || c.value == factors[f].second[v]) &&
+                     c.other == factors[g].second[w] &&
+                     (!c.families || c.families(families[v]));
+            };
+            return wanted[f][v] && wanted[g][w] &&
+                   std::none_of(std::begin(constraints), std::end(constraints),
+                                forbids);
           }};
 }
 
-std::vector<vector_plan> plan_of(const suite_row& suite) {
+std::vector<vector_plan> plan_of(const suite_row& suite,
+                                 const selection& only) {
   const auto factors = regime_factors();
   std::vector<vector_plan> all;
   std::map<std::string, int> of_each;
-  std::vector<covering::row> rows = regime_covering().rows(suite.strength);
+  std::vector<covering::row> rows = regime_covering(only).rows(suite.strength);
   std::stable_sort(rows.begin(), rows.end(), [](const auto& x, const auto& y) {
     return x[of_family] < y[of_family];
   });
@@ -623,6 +636,7 @@ std::vector<vector_plan> plan_of(const suite_row& suite) {
     }
     all.push_back(std::move(p));
   }
+  if (all.empty()) throw error("no problem has the regimes that are selected");
   return all;
 }
 
@@ -682,8 +696,10 @@ vector_entry describe(const vector_plan& plan, std::span<const std::byte> file,
                          three_digits(largest),
                          {}});
   }
-  for (const profile as : profiles) {
-    if (judged_in(as, plan.family)) measure_units(d, as, v);
+  std::set<profile> known;
+  for (const profile p : profiles) {
+    const profile as = judged_as(p, plan.family);
+    if (known.insert(as).second) measure_units(d, as, v);
   }
   return v;
 }
@@ -692,17 +708,6 @@ namespace {
 
 constexpr profile all_profiles[] = {profile::tensor_core, profile::tf32,
                                     profile::fp32, profile::ieee_recurrent};
-
-/// The vectors that are wanted.
-std::vector<vector_plan> plans_of(const suite_row& suite,
-                                  const selection& only) {
-  std::vector<vector_plan> plans = plan_of(suite);
-  std::erase_if(plans, [&](const vector_plan& p) {
-    return !selected(only, p.regime, regime_factors());
-  });
-  if (plans.empty()) throw error("no vector of the suite is selected");
-  return plans;
-}
 
 /// A folder that is not there, is empty, or holds a suite.
 void expect_suite_folder(const std::filesystem::path& folder) {
@@ -741,7 +746,7 @@ void each_vector(const std::vector<vector_plan>& plans,
 
 manifest write_suite(const suite_row& suite, const vectors_settings& how,
                      const std::filesystem::path& folder) {
-  const std::vector<vector_plan> plans = plans_of(suite, how.only);
+  const std::vector<vector_plan> plans = plan_of(suite, how.only);
   expect_suite_folder(folder);
   manifest m;
   m.suite = std::string(suite.name), m.seed = how.seed;
@@ -797,7 +802,7 @@ std::vector<power_row> power_of(const suite_row& suite,
   }
   std::mutex mutex;
   each_vector(
-      plans_of(suite, how.only), how, all_profiles,
+      plan_of(suite, how.only), how, all_profiles,
       [&](std::size_t, const vector_plan&, const std::vector<std::byte>& file,
           const vector_entry& v) {
         const dump d = read_dump(st::file::parse(file));

@@ -46,8 +46,9 @@ const suite_row& suite_named(std::string_view name);
 /// The regime matrix.
 regime_matrix regime_factors();
 
-/// The covering of the matrix: all constraints are in its rule.
-covering regime_covering();
+/// The covering of the matrix, or of those values of it; all constraints are
+/// in its rule.
+covering regime_covering(const selection& only = {});
 
 /// A vector before its numbers: of a suite, a row of the covering.
 struct vector_plan {
@@ -59,8 +60,10 @@ struct vector_plan {
   program::settings settings;  ///< the file's metadata
 };
 
-/// The vectors of a suite.
-std::vector<vector_plan> plan_of(const suite_row& suite);
+/// The vectors of a suite, or of one that has those regimes alone.
+/// @throws carve::error  where no problem has them.
+std::vector<vector_plan> plan_of(const suite_row& suite,
+                                 const selection& only = {});
 
 /// The bytes of a vector's file: a dump whose outputs are exact.
 std::vector<std::byte> make_vector(const vector_plan& plan, std::uint64_t seed);
@@ -74,7 +77,7 @@ vector_entry describe(const vector_plan& plan, std::span<const std::byte> file,
 struct vectors_settings {
   std::uint64_t seed = 1;
   std::vector<profile> profiles;  ///< none: all
-  selection only;                 ///< the vectors wanted
+  selection only;                 ///< the regimes wanted
   run_settings run;
 };
 

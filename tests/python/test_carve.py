@@ -269,31 +269,6 @@ def test_parameters_that_are_settings_are_captured(tmp_path):
     assert "scale 0.25" in said.stdout
 
 
-def test_conformance_of_a_function():
-    reports = carve.assert_conforms(loop, "gdn", arrays="numpy")
-    assert len(reports) == 4 and all(reports)
-
-    def forgets(q, k, v, g, beta, initial_state=None):
-        return loop(q, k, v, g, beta)
-
-    with pytest.raises(AssertionError, match="of 4 cases do not pass") as raised:
-        carve.assert_conforms(forgets, "gdn", arrays="numpy")
-    assert "FAIL  final_state" in str(raised.value)
-    with pytest.raises(ValueError, match="arrays: expected"):
-        carve.assert_conforms(loop, "gdn", arrays="words")
-
-
-def test_every_family_has_seeded_inputs():
-    for family in carve.families():
-        settings = {"window": 16} if family == "carve" else {}
-
-        def exact(**inputs):
-            r = carve.reference(family, **inputs, **settings)
-            return {n: x.astype(np.float32) for n, x in r.items()}
-
-        carve.assert_conforms(exact, family, arrays="numpy", **settings)
-
-
 pytest_plugins = ["pytester"]
 
 

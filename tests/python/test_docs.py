@@ -27,9 +27,10 @@ def parts():
 def test_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
-    assert run(parts()[0], names) == 8
+    assert run(parts()[0], names) == 9
     said = capsys.readouterr().out
     assert "pass  all 2 tensors are within" in said
+    assert re.search(r"pass  \d+ vectors: (\d+) pass, 0 fail", said)
     assert "float64 ['dbeta', 'dg', 'dk', 'dq', 'dv', 'final_state', 'o']" in said
     assert "k: missing; family gdn needs" in said
     assert {t for t, v in names["report"].tensors.items() if not v["pass"]} == {

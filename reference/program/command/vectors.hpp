@@ -32,12 +32,13 @@ struct vectors_command {
         ->check(CLI::Range(0u, 1000000u));
     c->add_option("--profile", profiles,
                   "whose units the manifest is to hold; several with\n"
-                  "commas (default: all)")
+                  "commas (default: all). A family without a chunked\n"
+                  "form is judged as ieee-recurrent in any")
         ->option_text("P")
         ->delimiter(',');
     c->add_option("--only", only,
-                  "the vectors with that value of the regime, e.g.\n"
-                  "family=gdn,kda; several times")
+                  "a suite of those regimes alone, whose pairs are\n"
+                  "covered anew, e.g. family=gdn,kda; several times")
         ->option_text("F=V[,V]");
     c->add_flag("--power", power,
                 "write no vectors; print, in Markdown, by how many of\n"

@@ -17,18 +17,24 @@ import numpy as np
 from . import _carve
 from ._arrays import OUTPUTS, SETTINGS, TABLES, readables, setting_pairs
 from ._capture import capture
-from ._conform import assert_conforms
+from ._conform import Score, assert_conforms, check_suite
 from ._report import Report
+from ._vectors import Suite, Vector, vectors
 
 __version__ = _carve.__version__
 __all__ = [
     "Report",
+    "Score",
+    "Suite",
+    "Vector",
     "assert_conforms",
     "capture",
+    "check_suite",
     "diagnose",
     "families",
     "reference",
     "save",
+    "vectors",
     "verify",
 ]
 
