@@ -63,7 +63,14 @@ __global__ void __launch_bounds__(256, 2)
   constexpr int value_turns = chunk * V / 8 / threads;
   extern __shared__ __align__(1024) std::uint8_t memory[];
   const problem& p = a.p;
-  const int head = blockIdx.x % p.HV, index = blockIdx.x / p.HV;
+  const int head = blockIdx.x % p.HV;
+  int index = blockIdx.x / p.HV;
+  const bool beside_walk = Content && a.ready != nullptr;
+  if (beside_walk) {
+    // The sequences' last chunks first, as the walk leaves them.
+    const int count = a.most_chunks / p.N;
+    index = index % p.N * count + count - 1 - index / p.N;
+  }
   const chunk_entry c = a.table[index];
   const int tid = threadIdx.x, lane = tid & 31;
   const int warp = __shfl_sync(~0u, tid >> 5, 0);  // known to be uniform
@@ -99,6 +106,10 @@ __global__ void __launch_bounds__(256, 2)
     for (int j = 0; j < 4; ++j) y[j] = power((y[j] - from[j]) * part);
   };
 
+  if (beside_walk) {
+    if (tid == 0) hopper::wait_flag(a.ready + at);
+    __syncthreads();
+  }
 #pragma unroll
   for (int i = 0; i < value_turns; ++i) {
     const std::int64_t from = at * chunk * V + (tid + i * threads) * 8;
@@ -317,7 +328,9 @@ __global__ void __launch_bounds__(256, 2)
       const std::uint32_t rows = shared + second * 64 * V;
 #pragma unroll 4
       for (int vb = 0; vb < V / 16; ++vb) {
-        const uint4 s = __ldg(S + vb * 2 * K), ds = __ldg(dS + vb * 2 * K);
+        // Not as constants where the walk may still be on its way.
+        const uint4 s = Content ? S[vb * 2 * K] : __ldg(S + vb * 2 * K),
+                    ds = Content ? dS[vb * 2 * K] : __ldg(dS + vb * 2 * K);
         if (!second) {
           // dS's registers are as well the left operand of its transpose.
           mma::multiply_fp16(dot, {{ds.x, 0, ds.y, 0}}, s.x, s.y);
@@ -646,6 +659,10 @@ __global__ void __launch_bounds__(256, 2)
     }
   }
   if (!Content && p.family == family::gdn2) return;
+  // What is launched next waits for this kernel alone, not for the walk.
+  if (Content && a.ready != nullptr &&
+      blockIdx.x + p.N * p.HV >= a.most_chunks * p.HV)  // a first chunk
+    asm volatile("griddepcontrol.wait;" ::: "memory");
   // Gates of the whole head: sums over the channels.
   __syncthreads();
   if constexpr (Content) {
@@ -665,284 +682,341 @@ __global__ void __launch_bounds__(256, 2)
   }
 }
 
-/// The same for a decay of one number a head.  Two blocks a multiprocessor:
-/// one loads while the other computes.
+/// Shared memory of scalar_gradients: of a chunk and head what the walk left,
+/// as it lies in the workspace.
 template <int K, int V>
-struct scalar_gradients_layout {
-  static constexpr int d_o = 0;
-  static constexpr int dR = d_o + chunk * V * 2;
-  static constexpr int U = dR + chunk * V * 2;
-  static constexpr int q = U + chunk * V * 2;
-  static constexpr int k = q + chunk * K * 2;
-  static constexpr int dP = k + chunk * K * 2;       // scaled by the decay
-  static constexpr int dL = dP + chunk * chunk * 2;  // -dL, likewise
-  static constexpr int factors = dL + chunk * chunk * 2;
-  // fp32: sums over the values of each token; over 16 channels, a warp a row
-  // of 32 tokens, of dbeta and dG; what the end state gives, a warp.
-  static constexpr int write_sum = factors + 4 * chunk * 4;
-  static constexpr int erase_sum = write_sum + chunk * 4;
-  static constexpr int decay_sum = erase_sum + 8 * 128;
-  static constexpr int tail = decay_sum + 8 * 128;
-  static constexpr int bytes = tail + 8 * 4;
+struct scalar_gradients_memory {
+  static constexpr int warps = K / 8, states = 3;
+  __half d_o[chunk * V], dR[chunk * V], U[chunk * V];  // panels
+  __half q[chunk * K], k[chunk * K];
+  __half dP[chunk * chunk], dL[chunk * chunk];  // by the decay; -dL, likewise
+  uint4 S[states][K * V / 8];  // S and dS of this chunk and the next, in turn
+  // Of this chunk and the next: see `factor`; sums over half of the values.
+  float factors[2][4 * chunk], write_sum[2][warps / 8][chunk];
+  // What is known of a chunk, likewise.
+  struct {
+    chunk_entry entry;
+    float scale, unscale;
+  } known[2];
+  // A warp a row of 32 tokens, over 16 channels: of dbeta and of dG; what the
+  // end state gives.
+  float erase_sum[warps][32], decay_sum[warps][32], tail[warps];
+  // When they are full: d_o, dR, U and factors; q and k; a state.
+  std::uint64_t values_full, keys_full, state_full[states];
 };
 
-/// A warp a half of the chunk (32 rows) and, turn by turn, 16 channels.
+/// The gradients for a decay of one number a head.  A block goes from chunk to
+/// chunk and asks for the next one's tiles as soon as their places are free.  A
+/// warp has a half of the chunk (32 rows) and 16 channels.
 template <typename E, int K, int V>
-__global__ void __launch_bounds__(256, 2)
+__global__ void __launch_bounds__(K * 4, K + V == 128 ? 2 : 1)
     scalar_gradients(const __grid_constant__ arguments a) {
-  using lay = scalar_gradients_layout<K, V>;
-  constexpr int warps = 8, threads = 256, slices = 4;
-  constexpr int value_turns = chunk * V / 8 / threads;
+  using block_memory = scalar_gradients_memory<K, V>;
+  constexpr int warps = block_memory::warps, slices = K / 16;
+  constexpr int states = block_memory::states, panel = chunk * 32;
+  constexpr int value_turns = V / (4 * warps);
+  constexpr std::uint32_t value_bytes = chunk * V * 2,
+                          key_bytes = chunk * K * 2, state_bytes = K * V * 2,
+                          factor_bytes = 4 * chunk * 4;
   extern __shared__ __align__(1024) std::uint8_t memory[];
+  auto& m = *reinterpret_cast<block_memory*>(memory);
   const problem& p = a.p;
-  const int head = blockIdx.x % p.HV, index = blockIdx.x / p.HV;
   const int tid = threadIdx.x, lane = tid & 31;
   const int warp = __shfl_sync(~0u, tid >> 5, 0);  // known to be uniform
-  const int second = warp / slices;
+  const int second = warp / slices, base = warp % slices * 16;
   const int group = lane >> 2, quad = lane & 3;
   const int first_row = 32 * second + group;  // then 8, 16 and 24 more
   const bool grouped = p.HV != p.H;
-  const std::int64_t at = static_cast<std::int64_t>(index) * p.HV + head;
-  const std::uint32_t shared = mma::shared_address(memory);
-  const auto* const factors =
-      reinterpret_cast<const float*>(memory + lay::factors);
+  const int items = a.first_chunk[p.N] * p.HV, stride = gridDim.x;
+  const std::uint32_t d_o = mma::shared_address(m.d_o),
+                      dR = mma::shared_address(m.dR),
+                      U = mma::shared_address(m.U),
+                      q_tile = mma::shared_address(m.q),
+                      k_tile = mma::shared_address(m.k),
+                      dP = mma::shared_address(m.dP),
+                      values_full = mma::shared_address(&m.values_full),
+                      keys_full = mma::shared_address(&m.keys_full),
+                      state_full = mma::shared_address(m.state_full);
+  constexpr std::uint32_t to_dL = chunk * chunk * 2;
 
-#pragma unroll
-  for (int i = 0; i < value_turns; ++i) {
-    const std::int64_t from = at * chunk * V + (tid + i * threads) * 8;
-    const std::uint32_t to = shared + tile_of_panel<V>(tid + i * threads);
-    mma::copy16(to + lay::d_o, a.d_o + from, true);
-    mma::copy16(to + lay::dR, a.dR + from, true);
-    mma::copy16(to + lay::U, a.U + from, true);
+  const auto bring_values = [&](int item, int parity) {
+    if (item >= items) return;
+    hopper::barrier_expect(values_full, 3 * value_bytes + factor_bytes);
+    const std::int64_t at = static_cast<std::int64_t>(item) * chunk * V;
+    hopper::bulk_load(d_o, a.d_o + at, value_bytes, values_full);
+    hopper::bulk_load(dR, a.dR + at, value_bytes, values_full);
+    hopper::bulk_load(U, a.U + at, value_bytes, values_full);
+    hopper::bulk_load(mma::shared_address(m.factors[parity]),
+                      a.factors + static_cast<std::int64_t>(item) * 4 * chunk,
+                      factor_bytes, values_full);
+  };
+  const auto bring_keys = [&](int item) {
+    if (item >= items) return;
+    hopper::barrier_expect(keys_full, 2 * key_bytes);
+    const std::int64_t at = static_cast<std::int64_t>(item) * chunk * K;
+    hopper::bulk_load(q_tile, a.Qt + at, key_bytes, keys_full);
+    hopper::bulk_load(k_tile, a.Rt + at, key_bytes, keys_full);
+  };
+  const auto bring_state = [&](int item, bool of_S, int slot) {
+    if (item >= items) return;
+    const std::uint32_t full = state_full + 8 * slot;
+    hopper::barrier_expect(full, state_bytes);
+    hopper::bulk_load(
+        mma::shared_address(m.S[slot]),
+        (of_S ? a.S : a.dS) + static_cast<std::int64_t>(item) * (K * V / 4),
+        state_bytes, full);
+  };
+  // A chunk's entry and scales, each of which waits for the one before.
+  const auto know = [&](int item, int parity) {
+    if (item >= items) return;
+    auto& to = m.known[parity];
+    to.entry = a.table[item / p.HV];
+    const float2 norm = cotangent_scale(a, to.entry.sequence, item % p.HV);
+    to.unscale = norm.y;
+    // The outputs' scale, and what d_o's has to become.
+    to.scale =
+        p.scale *
+        to_common_scale(norm.x,
+                        a.decay[static_cast<std::int64_t>(item) * (K + 4) + K]);
+  };
+  if (tid == 32) know(blockIdx.x, 0);
+  if (tid == 0) {
+    hopper::barrier_init(values_full, 1);
+    hopper::barrier_init(keys_full, 1);
+    for (int i = 0; i < states; ++i)
+      hopper::barrier_init(state_full + 8 * i, 1);
+    hopper::fence_async_proxy();
+    const int item = blockIdx.x;
+    bring_values(item, 0);
+    bring_state(item, true, 0);
+    bring_state(item, false, 1);
+    bring_keys(item);
+    bring_state(item + stride, true, 2);
   }
-#pragma unroll
-  for (int i = 0; i < chunk * K / 8 / threads; ++i) {
-    const std::int64_t from = at * chunk * K + (tid + i * threads) * 8;
-    const std::uint32_t to = shared + (tid + i * threads) * 16;
-    mma::copy16(to + lay::q, a.Qt + from, true);
-    mma::copy16(to + lay::k, a.Rt + from, true);
-  }
-  if (tid < chunk)
-    mma::copy16(shared + lay::factors + tid * 16,
-                a.factors + at * (4 * chunk) + tid * 4, true);
-  mma::copy_commit();
-  // Only now, since what stands above does not wait for the table.
-  const chunk_entry c = a.table[index];
-  if (c.length < 0) {
-    mma::copy_wait<0>();
-    return;
-  }
-  const float2 norm = cotangent_scale(a, c.sequence, head);
-  const float unscale = norm.y;
-  // The outputs' scale, and what d_o's has to become.
-  const float scale =
-      p.scale * to_common_scale(norm.x, a.decay[at * (K + 4) + K]);
-  uint4 v_raw[value_turns];
-#pragma unroll
-  for (int i = 0; i < value_turns; ++i) {
-    const int row = min((tid + i * threads) / (V / 8), c.length - 1),
-              col = (tid + i * threads) % (V / 8) * 8;
-    v_raw[i] = *reinterpret_cast<const uint4*>(
-        row_of<E>(p.v, c.batch, c.first + row, head) + col);
-  }
-  mma::copy_wait<0>();
   __syncthreads();
-  // dv = dR*w and dw = dR*v.
-#pragma unroll
-  for (int i = 0; i < value_turns; ++i) {
-    const int row = (tid + i * threads) / (V / 8),
-              col = (tid + i * threads) % (V / 8) * 8;
-    float d[8], v[8], total = 0.f;
-    unpack8<__half>(d, *reinterpret_cast<const uint4*>(
-                           memory + lay::dR + mma::tile_offset<V>(row, col)));
-    unpack8<E>(v, v_raw[i]);
-    const float beta = factors[to_beta + row] * unscale;
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      total += v[j] * d[j];
-      d[j] *= beta;
-    }
-    if (row < c.length && a.d.dv.data)
-      *reinterpret_cast<uint4*>(
-          row_of_out<E>(a.d.dv, c.batch, c.first + row, head) + col) =
-          pack8<E>(d);
-#pragma unroll
-    for (int step = 1; step < V / 8; step *= 2)
-      total += __shfl_xor_sync(~0u, total, step);
-    if (col == 0)
-      reinterpret_cast<float*>(memory + lay::write_sum)[row] = total * unscale;
-  }
 
-  // Where this lane's ldmatrix rows begin in tiles of V and of 64 columns; a
-  // column block is added by exclusive or.
-  const std::uint32_t in_V = mma::tile_offset<V>(lane & 15, (lane >> 4) * 8);
+  // Where this lane's ldmatrix rows begin in panels and in tiles of 64
+  // columns; a tile's column block is added by exclusive or.
+  const std::uint32_t in_V = 2 * panel_offset(lane & 15, (lane >> 4) * 8);
   const std::uint32_t in_V_right =
-      mma::tile_offset<V>((lane >> 4) * 8 + (lane & 7), ((lane >> 3) & 1) * 8);
-  // dP = scale tril(do U^T) and -dL = stril(dR U^T), by the decay: twenty
-  // products of 16 x 16.
-#pragma unroll 1
-  for (int job = warp; job < 20; job += warps) {
-    const bool is_P = job >= 10;
-    const int pair = is_P ? job - 10 : job;
-    const int block = pair >= 6 ? 3 : pair >= 3 ? 2 : pair >= 1 ? 1 : 0;
-    const int nb = pair - block * (block + 1) / 2;
-    const std::uint32_t left_at =
-        shared + (is_P ? lay::d_o : lay::dR) + block * 32 * V;
-    const std::uint32_t right_at = shared + lay::U + nb * 32 * V;
-    float y[2][4] = {};
-#pragma unroll
-    for (int kb = 0; kb < V / 16; ++kb) {
-      const quad_reg l = mma::ldmatrix(left_at + (in_V ^ (kb * 32)));
-      const quad_reg r = mma::ldmatrix(right_at + (in_V_right ^ (kb * 32)));
-      mma::multiply_fp16(y[0], l, r.r[0], r.r[1]);
-      mma::multiply_fp16(y[1], l, r.r[2], r.r[3]);
-    }
-    const float by = is_P ? scale : 1.f;
-    const int keep = is_P ? 0 : 1;  // least t - s
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      const int s = nb * 16 + n * 8 + 2 * quad;
-      const float2 from =
-          *reinterpret_cast<const float2*>(factors + to_bits + s);
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int t = block * 16 + group + 8 * h;
-        const float bits = factors[to_bits + t];
-        float lo = y[n][2 * h] * by * power(bits - from.x),
-              hi = y[n][2 * h + 1] * by * power(bits - from.y);
-        lo = t - s >= keep ? lo : 0.f, hi = t - s - 1 >= keep ? hi : 0.f;
-        *reinterpret_cast<std::uint32_t*>(memory + (is_P ? lay::dP : lay::dL) +
-                                          mma::tile_offset<chunk>(t, s)) =
-            operand::pack(lo, hi);
-      }
-    }
-  }
-
-  const std::uint32_t in_chunk =
-      shared + lay::dP + second * 64 * chunk;  // rows of this half
+      2 * panel_offset((lane >> 4) * 8 + (lane & 7), ((lane >> 3) & 1) * 8);
+  const std::uint32_t in_chunk = dP + second * 64 * chunk;  // rows of this half
   const std::uint32_t in_chunk_left =
       mma::tile_offset<chunk>(lane & 15, (lane >> 4) * 8);
   const std::uint32_t in_chunk_trans = mma::tile_offset<chunk>(
       (lane >> 4) * 8 + (lane & 7), ((lane >> 3) & 1) * 8);
+  const std::uint32_t in_K = mma::tile_offset<K>(
+      ((lane >> 3) & 1) * 8 + (lane & 7), base + (lane >> 4) * 8);
+  // A tile's row of this lane: columns base + 2 quad and 8 more.
+  const std::uint32_t own_row = mma::tile_offset<K>(first_row, base + 2 * quad);
   const bool want_q = a.d.dq.data && !grouped, want_k = a.d.dk.data && !grouped;
-  const int qk_head = head / (p.HV / p.H);
-  float row_sum[4] = {}, gate_sum[4] = {}, tail = 0.f;
+
+  int slot = 0;       // of S; dS is in the next one
+  unsigned full = 0;  // the phases of the slots, a bit each
+  int parity = 0;
+  for (int item = blockIdx.x; item < items; item += stride, parity ^= 1) {
+    const int head = item % p.HV;
+    const chunk_entry c = m.known[parity].entry;
+    const float scale = m.known[parity].scale,
+                unscale = m.known[parity].unscale;
+    const float* const factors = m.factors[parity];
+    // Eight rows of four pieces a warp.
+    const int value_row = warp % 8 * 8 + (lane & 7),
+              value_col = (warp / 8 * 4 + (lane >> 3)) * 8;
+    uint4 v_raw[value_turns];
+#pragma unroll
+    for (int i = 0; i < value_turns; ++i)
+      v_raw[i] = *reinterpret_cast<const uint4*>(
+          row_of<E>(p.v, c.batch, c.first + min(value_row, c.length - 1),
+                    head) +
+          value_col + i * (warps * 4));
+    hopper::barrier_wait(values_full, parity);
+
+    // dP = scale tril(do U^T) and -dL = stril(dR U^T), by the decay: twenty
+    // products of 16 x 16.
 #pragma unroll 1
-  for (int turn = 0; turn < K / 64; ++turn) {
-    const int base = turn * 64 + warp % slices * 16;
+    for (int job = warp; job < 20; job += warps) {
+      const bool is_P = job >= 10;
+      const int pair = is_P ? job - 10 : job;
+      const int block = pair >= 6 ? 3 : pair >= 3 ? 2 : pair >= 1 ? 1 : 0;
+      const int nb = pair - block * (block + 1) / 2;
+      const std::uint32_t left_at = (is_P ? d_o : dR) + block * 512 + in_V;
+      const std::uint32_t right_at = U + nb * 512 + in_V_right;
+      float y[2][4] = {};
+#pragma unroll
+      for (int kb = 0; kb < V / 16; ++kb) {
+        const quad_reg l = mma::ldmatrix(left_at + kb * panel);
+        const quad_reg r = mma::ldmatrix(right_at + kb * panel);
+        mma::multiply_fp16(y[0], l, r.r[0], r.r[1]);
+        mma::multiply_fp16(y[1], l, r.r[2], r.r[3]);
+      }
+      const float by = is_P ? scale : 1.f;
+      const int keep = is_P ? 0 : 1;  // least t - s
+      auto* const to = reinterpret_cast<std::uint8_t*>(is_P ? m.dP : m.dL);
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        const int s = nb * 16 + n * 8 + 2 * quad;
+        const float2 from =
+            *reinterpret_cast<const float2*>(factors + to_bits + s);
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const int t = block * 16 + group + 8 * h;
+          const float bits = factors[to_bits + t];
+          float lo = y[n][2 * h] * by * power(bits - from.x),
+                hi = y[n][2 * h + 1] * by * power(bits - from.y);
+          lo = t - s >= keep ? lo : 0.f, hi = t - s - 1 >= keep ? hi : 0.f;
+          *reinterpret_cast<std::uint32_t*>(
+              to + mma::tile_offset<chunk>(t, s)) = operand::pack(lo, hi);
+        }
+      }
+    }
+    // dv = dR*w and, summed, dw = dR*v.
+    {
+      float total = 0.f;
+      const float beta = factors[to_beta + value_row] * unscale;
+#pragma unroll
+      for (int i = 0; i < value_turns; ++i) {
+        const int col = value_col + i * (warps * 4);
+        float d[8], v[8];
+        unpack8<__half>(d, *reinterpret_cast<const uint4*>(
+                               m.dR + panel_offset(value_row, col)));
+        unpack8<E>(v, v_raw[i]);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+          total += v[j] * d[j];
+          d[j] *= beta;
+        }
+        if (value_row < c.length && a.d.dv.data)
+          *reinterpret_cast<uint4*>(
+              row_of_out<E>(a.d.dv, c.batch, c.first + value_row, head) + col) =
+              pack8<E>(d);
+      }
+      total += __shfl_xor_sync(~0u, total, 8);
+      total += __shfl_xor_sync(~0u, total, 16);
+      if (lane < 8) m.write_sum[parity][warp / 8][value_row] = total;
+    }
+
     // The state's part.
     float dq[2][2][4] = {}, dr[2][2][4] = {}, dk[2][2][4] = {};  // minus dr
+    float row_sum[4] = {}, gate_sum[4] = {}, tail = 0.f;
     {
       // Sums over the values of S*dS: on the diagonals of the accumulator's
       // two 8x8 halves.
       float dot[4] = {};
-      const std::int64_t block = at * (K * V / 8) + base * 2 + lane;
-      const uint4* const S = reinterpret_cast<const uint4*>(a.S) + block;
-      const uint4* const dS = reinterpret_cast<const uint4*>(a.dS) + block;
-      const std::uint32_t rows = shared + second * 64 * V;
-#pragma unroll 4
+      const int dS_slot = slot == states - 1 ? 0 : slot + 1;
+      const uint4* const S = m.S[slot] + base * 2 + lane;
+      const uint4* const dS = m.S[dS_slot] + base * 2 + lane;
+      hopper::barrier_wait(state_full + 8 * slot, full >> slot & 1);
+      hopper::barrier_wait(state_full + 8 * dS_slot, full >> dS_slot & 1);
+      full ^= 1u << slot | 1u << dS_slot;
+      const std::uint32_t rows = second * 1024 + in_V;
+#pragma unroll 2
       for (int vb = 0; vb < V / 16; ++vb) {
-        const uint4 s = __ldg(S + vb * 2 * K), ds = __ldg(dS + vb * 2 * K);
+        const uint4 s = S[vb * 2 * K], ds = dS[vb * 2 * K];
         if (!second) {
           // dS's registers are as well the left operand of its transpose.
           mma::multiply_fp16(dot, {{ds.x, 0, ds.y, 0}}, s.x, s.y);
           mma::multiply_fp16(dot, {{0, ds.z, 0, ds.w}}, s.z, s.w);
         }
-        const std::uint32_t from = rows + (in_V ^ (vb * 32));
+        const std::uint32_t from = rows + vb * panel;
 #pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          const quad_reg o = mma::ldmatrix(from + lay::d_o + m * 32 * V);
-          mma::multiply_fp16(dq[m][0], o, s.x, s.y);
-          mma::multiply_fp16(dq[m][1], o, s.z, s.w);
-          const quad_reg r = mma::ldmatrix(from + lay::dR + m * 32 * V);
-          mma::multiply_fp16(dr[m][0], r, s.x, s.y);
-          mma::multiply_fp16(dr[m][1], r, s.z, s.w);
-          const quad_reg u = mma::ldmatrix(from + lay::U + m * 32 * V);
-          mma::multiply_fp16(dk[m][0], u, ds.x, ds.y);
-          mma::multiply_fp16(dk[m][1], u, ds.z, ds.w);
+        for (int i = 0; i < 2; ++i) {
+          const quad_reg o = mma::ldmatrix(d_o + from + i * 512);
+          mma::multiply_fp16(dq[i][0], o, s.x, s.y);
+          mma::multiply_fp16(dq[i][1], o, s.z, s.w);
+          const quad_reg r = mma::ldmatrix(dR + from + i * 512);
+          mma::multiply_fp16(dr[i][0], r, s.x, s.y);
+          mma::multiply_fp16(dr[i][1], r, s.z, s.w);
+          const quad_reg u = mma::ldmatrix(U + from + i * 512);
+          mma::multiply_fp16(dk[i][0], u, ds.x, ds.y);
+          mma::multiply_fp16(dk[i][1], u, ds.z, ds.w);
         }
       }
       float diagonal = group == 2 * quad ? dot[0] + dot[2] : 0.f;
       if (group == 2 * quad + 1) diagonal += dot[1] + dot[3];
       tail += diagonal * factors[to_start + chunk - 1];
     }
-    // A tile's row of this lane: columns base + 2 quad and 8 more.
-    const std::uint32_t own_row =
-        mma::tile_offset<K>(first_row, base + 2 * quad);
-    auto get = [&](float(&y)[4], int tile, int i) {
-      unpack4<__half>(y, {*reinterpret_cast<const std::uint32_t*>(
-                              memory + tile + i * 16 * K + own_row),
-                          *reinterpret_cast<const std::uint32_t*>(
-                              memory + tile + i * 16 * K + (own_row ^ 16))});
+    // dP and dL are there; the tiles of the values and the states are free.
+    __syncthreads();
+    if (tid == 0) {
+      const int dS_slot = slot == states - 1 ? 0 : slot + 1;
+      bring_values(item + stride, parity ^ 1);
+      bring_state(item + stride, false, slot);
+      bring_state(item + 2 * stride, true, dS_slot);
+    }
+    if (tid == 32) know(item + stride, parity ^ 1);
+    slot = slot == 0 ? states - 1 : slot - 1;  // two on
+    hopper::barrier_wait(keys_full, parity);
+    auto get = [&](float(&y)[4], const __half* tile, int i) {
+      const auto* from =
+          reinterpret_cast<const std::uint8_t*>(tile) + i * 16 * K;
+      unpack4<__half>(
+          y, {*reinterpret_cast<const std::uint32_t*>(from + own_row),
+              *reinterpret_cast<const std::uint32_t*>(from + (own_row ^ 16))});
     };
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int m = i / 2, h = i % 2, row = first_row + 8 * i;
+      const int b = i / 2, h = i % 2, row = first_row + 8 * i;
       const float start = factors[to_start + row], end = factors[to_tail + row];
       float k[4];
-      get(k, lay::k, i);
+      get(k, m.k, i);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int n = j >> 1, e = 2 * h + (j & 1);
-        dq[m][n][e] *= scale * start;
-        dr[m][n][e] *= start;
-        dk[m][n][e] *= end;
-        tail += k[j] * dk[m][n][e];
+        dq[b][n][e] *= scale * start;
+        dr[b][n][e] *= start;
+        dk[b][n][e] *= end;
+        tail += k[j] * dk[b][n][e];
       }
     }
-    if (turn == 0) __syncthreads();  // dP, dL
 
     // Within the chunk.
-    const std::uint32_t in_K =
-        shared + mma::tile_offset<K>(((lane >> 3) & 1) * 8 + (lane & 7),
-                                     base + (lane >> 4) * 8);
 #pragma unroll
     for (int sb = 0; sb < 4; ++sb) {
       if (sb > 2 * second + 1) break;
-      const quad_reg k = mma::ldmatrix_trans(in_K + lay::k + sb * 32 * K);
+      const quad_reg k = mma::ldmatrix_trans(k_tile + in_K + sb * 32 * K);
       const std::uint32_t from = in_chunk + (in_chunk_left ^ (sb * 32));
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
-        if (sb > 2 * second + m) continue;
-        const quad_reg y = mma::ldmatrix(from + m * 32 * chunk);
-        const quad_reg z =
-            mma::ldmatrix(from + m * 32 * chunk + (lay::dL - lay::dP));
-        multiply_kind(half, dq[m], y, k, dr[m], z, k);
+      for (int i = 0; i < 2; ++i) {
+        if (sb > 2 * second + i) continue;
+        const quad_reg y = mma::ldmatrix(from + i * 32 * chunk);
+        const quad_reg z = mma::ldmatrix(from + i * 32 * chunk + to_dL);
+        multiply_kind(half, dq[i], y, k, dr[i], z, k);
       }
     }
 #pragma unroll
     for (int tb = 3; tb >= 0; --tb) {
       if (tb < 2 * second) break;
-      const quad_reg q = mma::ldmatrix_trans(in_K + lay::q + tb * 32 * K);
+      const quad_reg q = mma::ldmatrix_trans(q_tile + in_K + tb * 32 * K);
       const auto* const beta = reinterpret_cast<const float2*>(
           factors + to_beta + tb * 16 + 2 * quad);
       const float2 low = beta[0], high = beta[4];
       // Minus R, which spares a sign below.
       const quad_reg r = scale_rows(
-          mma::ldmatrix_trans(in_K + lay::k + tb * 32 * K),
+          mma::ldmatrix_trans(k_tile + in_K + tb * 32 * K),
           make_float2(-low.x, -low.y), make_float2(-high.x, -high.y));
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
-        if (tb < 2 * second + m) continue;
-        const std::uint32_t from = shared + lay::dP + tb * 32 * chunk +
-                                   (in_chunk_trans ^ (second * 64 + m * 32));
+      for (int i = 0; i < 2; ++i) {
+        if (tb < 2 * second + i) continue;
+        const std::uint32_t from =
+            dP + tb * 32 * chunk + (in_chunk_trans ^ (second * 64 + i * 32));
         const quad_reg y = mma::ldmatrix_trans(from);
-        const quad_reg z = mma::ldmatrix_trans(from + (lay::dL - lay::dP));
-        multiply_kind(half, dk[m], y, q, dk[m], z, r);
+        const quad_reg z = mma::ldmatrix_trans(from + to_dL);
+        multiply_kind(half, dk[i], y, q, dk[i], z, r);
       }
     }
 
-    const int token = c.first + first_row;
+    const int token = c.first + first_row, qk_head = head / (p.HV / p.H);
     E* dq_row = row_of_out<E>(a.d.dq, c.batch, token, qk_head) + base;
     E* dk_row = row_of_out<E>(a.d.dk, c.batch, token, qk_head) + base;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int m = i / 2, h = i % 2, row = first_row + 8 * i;
+      const int b = i / 2, h = i % 2, row = first_row + 8 * i;
       const bool valid = row < c.length;
       const float beta = factors[to_beta + row];
       float q[4], k[4], to_q[4], to_k[4];
-      get(q, lay::q, i);
-      get(k, lay::k, i);
+      get(q, m.q, i);
+      get(k, m.k, i);
 #pragma unroll
       for (int j = 0; j < 4; j += 2) {
         const int n = j >> 1, e = 2 * h;
@@ -950,14 +1024,14 @@ __global__ void __launch_bounds__(256, 2)
         // give each other then cancels in the sum over tokens.
         const float2 R =
             operand::unpack(operand::pack(-beta * k[j], -beta * k[j + 1]));
-        row_sum[i] += q[j] * dq[m][n][e] + q[j + 1] * dq[m][n][e + 1] +
-                      (R.x * dr[m][n][e] + R.y * dr[m][n][e + 1]) -
-                      (k[j] * dk[m][n][e] + k[j + 1] * dk[m][n][e + 1]);
-        gate_sum[i] -= k[j] * dr[m][n][e] + k[j + 1] * dr[m][n][e + 1];
+        row_sum[i] += q[j] * dq[b][n][e] + q[j + 1] * dq[b][n][e + 1] +
+                      (R.x * dr[b][n][e] + R.y * dr[b][n][e + 1]) -
+                      (k[j] * dk[b][n][e] + k[j + 1] * dk[b][n][e + 1]);
+        gate_sum[i] -= k[j] * dr[b][n][e] + k[j + 1] * dr[b][n][e + 1];
 #pragma unroll
         for (int x = 0; x < 2; ++x) {
-          to_q[j + x] = dq[m][n][e + x] * unscale;
-          to_k[j + x] = (dk[m][n][e + x] - beta * dr[m][n][e + x]) * unscale;
+          to_q[j + x] = dq[b][n][e + x] * unscale;
+          to_k[j + x] = (dk[b][n][e + x] - beta * dr[b][n][e + x]) * unscale;
         }
       }
       store_row16(dq_row, quad, element<E>::pack(to_q[0], to_q[1]),
@@ -981,42 +1055,43 @@ __global__ void __launch_bounds__(256, 2)
         }
       }
     }
-  }
 
-  // Sums over the channels.
+    // Sums over the channels.
 #pragma unroll
-  for (int step = 1; step < 32; step *= 2)
-    tail += __shfl_xor_sync(~0u, tail, step);
-  if (lane == 0) reinterpret_cast<float*>(memory + lay::tail)[warp] = tail;
+    for (int step = 1; step < 32; step *= 2)
+      tail += __shfl_xor_sync(~0u, tail, step);
+    if (lane == 0) m.tail[warp] = tail;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < 4; ++i) {
 #pragma unroll
-    for (int step = 1; step < 4; step *= 2) {
-      row_sum[i] += __shfl_xor_sync(~0u, row_sum[i], step);
-      gate_sum[i] += __shfl_xor_sync(~0u, gate_sum[i], step);
+      for (int step = 1; step < 4; step *= 2) {
+        row_sum[i] += __shfl_xor_sync(~0u, row_sum[i], step);
+        gate_sum[i] += __shfl_xor_sync(~0u, gate_sum[i], step);
+      }
+      if (quad != 0) continue;
+      m.decay_sum[warp][group + 8 * i] = row_sum[i];
+      m.erase_sum[warp][group + 8 * i] = gate_sum[i];
     }
-    if (quad != 0) continue;
-    const int to = warp * 32 + group + 8 * i;
-    reinterpret_cast<float*>(memory + lay::decay_sum)[to] = row_sum[i];
-    reinterpret_cast<float*>(memory + lay::erase_sum)[to] = gate_sum[i];
-  }
-  __syncthreads();
-  if (warp == 0) {
+    // The sums are there; the tiles of the keys, dP and dL are free.
+    __syncthreads();
+    if (tid == 0) bring_keys(item + stride);
+    // One warp, while the others go on to the next chunk, as far as the barrier
+    // before they write such sums again.
+    if (warp != warps - 1) continue;
     // Tokens 2 lane and 2 lane + 1.
     float gate[2] = {}, change[2] = {}, end = 0.f;
-    const int from = lane / 16 * slices * 32 + lane % 16 * 2;
+    const int first_warp = lane / 16 * slices, at_row = lane % 16 * 2;
 #pragma unroll
     for (int i = 0; i < slices; ++i) {
-      const auto* sums =
-          reinterpret_cast<const float2*>(memory + lay::erase_sum) +
-          (from + i * 32) / 2;
-      gate[0] += sums->x, gate[1] += sums->y;
-      sums += (lay::decay_sum - lay::erase_sum) / 8;
-      change[0] += sums->x, change[1] += sums->y;
+      const float2 x = *reinterpret_cast<const float2*>(
+                       &m.erase_sum[first_warp + i][at_row]),
+                   y = *reinterpret_cast<const float2*>(
+                       &m.decay_sum[first_warp + i][at_row]);
+      gate[0] += x.x, gate[1] += x.y;
+      change[0] += y.x, change[1] += y.y;
     }
 #pragma unroll
-    for (int i = 0; i < warps; ++i)
-      end += reinterpret_cast<const float*>(memory + lay::tail)[i];
+    for (int i = 0; i < warps; ++i) end += m.tail[i];
     // dg_t = sum of dG over t and later, plus what the end state gives.
     float later = change[0] + change[1];
 #pragma unroll
@@ -1029,10 +1104,12 @@ __global__ void __launch_bounds__(256, 2)
     for (int j = 0; j < 2; ++j) {
       const int row = 2 * lane + j;
       if (row >= c.length) continue;
+      float write = 0.f;
+#pragma unroll
+      for (int i = 0; i < warps / 8; ++i) write += m.write_sum[parity][i][row];
       if (a.d.dbeta.data)
         *row_of_out<E>(a.d.dbeta, c.batch, c.first + row, head) =
-            E(gate[j] * unscale +
-              reinterpret_cast<const float*>(memory + lay::write_sum)[row]);
+            E((gate[j] + write) * unscale);
       if (a.d.dg.data && p.family == family::gdn)
         *row_of_out<float>(a.d.dg, c.batch, c.first + row, head) =
             (dg[j] + end) * unscale;

@@ -130,20 +130,31 @@ std::size_t lay_out(arguments& a, std::uint8_t* base) {
     for (auto* x : {&a.change, &a.keys}) take(*x, each * chunk * p.K / 8);
     for (auto* x : {&a.shift, &a.d_shift}) take(*x, each * p.K);
     for (auto* x : {&a.inner, &a.d_inner}) take(*x, each * p.rank);
+    take(a.ready, each);
     take(a.d_gate, static_cast<std::size_t>(gate_pieces(a)) * p.HV * p.rank *
                        (p.K + p.V));
   }
   return std::max(used, forward_end);
 }
 
+/// `beside`: it may begin before the kernel launched last has ended.
 template <typename Kernel>
 status launch(Kernel kernel, std::int64_t blocks, int threads, int bytes,
-              const arguments& a, cudaStream_t stream) {
+              const arguments& a, cudaStream_t stream, bool beside = false) {
   if (blocks == 0) return {};
   CARVE_CUDA_TRY(cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  kernel<<<static_cast<unsigned>(blocks), threads, bytes, stream>>>(a);
-  CARVE_CUDA_TRY(cudaGetLastError());
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = bytes;
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = beside ? 1 : 0;
+  CARVE_CUDA_TRY(cudaLaunchKernelEx(&config, kernel, a));
   return {};
 }
 
@@ -200,9 +211,16 @@ status sum_gates(const arguments& a, cudaStream_t stream) {
 }
 
 template <typename E, int K, int V>
-status run(const arguments& a, cudaStream_t stream) {
+status run(arguments a, cudaStream_t stream) {
   const problem& p = a.p;
   const bool content = p.family == family::carve;
+  int device = 0, multiprocessors = 0;
+  CARVE_CUDA_TRY(cudaGetDevice(&device));
+  CARVE_CUDA_TRY(cudaDeviceGetAttribute(
+      &multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  // Where few heads walk, the rest of the device has the gradients meanwhile.
+  if (p.cu_seqlens != nullptr || 2ll * p.N * p.HV > multiprocessors)
+    a.ready = nullptr;
   list_chunks<<<1, 1024, 0, stream>>>(a);
   CARVE_CUDA_TRY(cudaGetLastError());
   const std::int64_t blocks = static_cast<std::int64_t>(a.most_chunks) * p.HV;
@@ -220,31 +238,36 @@ status run(const arguments& a, cudaStream_t stream) {
   // The narrowest slices of the values whose blocks all run at once; where
   // there are more, the widest, for every slice's block reads the keys' tiles.
   const std::int64_t walks = (content ? 1ll : 2ll) * p.N * p.HV;
-  if (walks * (V / 16) <= 132)
+  if (walks * (V / 16) <= multiprocessors)
     s = launch_walk<E, K, V, 1>(a, stream);
-  else if (walks * (V / 32) <= 132)
+  else if (walks * (V / 32) <= multiprocessors)
     s = launch_walk<E, K, V, 2>(a, stream);
-  else if (V == 64 || walks <= 132)
+  else if (V == 64 || walks <= multiprocessors)
     s = launch_walk<E, K, V, 4>(a, stream);
   else
     s = launch_walk<E, K, V, V / 16>(a, stream);
   if (!s) return s;
-  if (content) {
+  if (content)
     if (s = launch_content_walk<E, K, V>(a, stream); !s) return s;
-    if (s = sum_gates<K, V>(a, stream); !s) return s;
-  }
+  // As many as run at once, for they go from chunk to chunk.
+  const std::int64_t at_once = (K + V == 128 ? 2ll : 1ll) * multiprocessors;
   s = one_decay(p)
-          ? launch(scalar_gradients<E, K, V>, blocks, 256,
-                   scalar_gradients_layout<K, V>::bytes, a, stream)
+          ? launch(scalar_gradients<E, K, V>, std::min(blocks, at_once), K * 4,
+                   sizeof(scalar_gradients_memory<K, V>), a, stream)
           : launch(content ? chunk_gradients<E, K, V, true>
                            : chunk_gradients<E, K, V, false>,
-                   blocks, 256, gradients_layout<K, V>::bytes, a, stream);
-  if (!s || p.HV == p.H) return s;
+                   blocks, 256, gradients_layout<K, V>::bytes, a, stream,
+                   a.ready != nullptr);
+  if (!s) return s;
+  if (content)
+    if (s = sum_gates<K, V>(a, stream); !s) return s;
+  if (p.HV == p.H) return s;
   const std::int64_t work =
       static_cast<std::int64_t>(p.B) * p.T * p.H * (K / 4);
-  return launch(reduce_groups<E>,
-                std::min<std::int64_t>((work + 255) / 256, 132 * 16), 256, 0, a,
-                stream);
+  return launch(
+      reduce_groups<E>,
+      std::min<std::int64_t>((work + 255) / 256, 16 * multiprocessors), 256, 0,
+      a, stream);
 }
 
 template <typename E>

@@ -81,6 +81,9 @@ struct arguments {
   // channels of eight tokens each.
   uint4 *change, *keys;
   float* d_gate;  // [pieces,HV,rank,K+V], parts of dW_up and dW_down
+  // Flags: the walk backwards through a content gate is through with the chunk.
+  // Null: it has ended before `chunk_gradients` begins.
+  int* ready;
   // The forward's workspace and outputs, where later other things stand.
   char* forward;
   std::size_t forward_bytes;

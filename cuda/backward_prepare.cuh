@@ -51,6 +51,9 @@ __global__ void list_chunks(arguments a) {
   for (int c = total + threadIdx.x; c < a.most_chunks; c += blockDim.x)
     a.table[c] = {0, 0, -1, 0};
   for (int n = threadIdx.x; n < a.p.N * a.p.HV; n += blockDim.x) a.peak[n] = 0;
+  if (a.ready != nullptr)
+    for (int n = threadIdx.x; n < a.most_chunks * a.p.HV; n += blockDim.x)
+      a.ready[n] = 0;
 }
 
 /// The largest cotangent of every end state, a block each; those of the outputs

@@ -419,6 +419,16 @@ __device__ __forceinline__ void sum_back(const arguments& a,
       shared + lay::scores +
       mma::tile_offset<chunk>((lane >> 4) * 8 + (lane & 7),
                               ((lane >> 3) & 1) * 8);
+  // Once all that the walk makes of a chunk is written: walkers did so before
+  // they said that its dR is there.
+  const auto leave_to_gradients = [&](int i) {
+    if (tid != 0) return;
+    hopper::bulk_store_wait();
+    if (a.ready == nullptr) return;
+    hopper::fence_async_global();
+    hopper::raise_flag(a.ready +
+                       static_cast<std::int64_t>(job.begin + i) * p.HV + head);
+  };
   if (job.count > 0)
     hopper::arrive_group<lay::threads>(content_barriers::taken);
   int stage = 0, phase = 0;
@@ -457,6 +467,8 @@ __device__ __forceinline__ void sum_back(const arguments& a,
       ends[b + 1][1] = weight(end, 2, true);
     }
     hopper::barrier_wait(shared + lay::full + 8 * stage, phase);  // U
+    // The walkers are at work, so this costs nobody time.
+    if (i < job.count - 1) leave_to_gradients(i + 1);
     hopper::sync_group<lay::threads>(content_barriers::published);
     if (tid == 0)
       hopper::bulk_store(a.dR + at * chunk * V, shared + lay::dR, lay::small);
@@ -585,7 +597,7 @@ __device__ __forceinline__ void sum_back(const arguments& a,
     if (i > 0) hopper::arrive_group<lay::threads>(content_barriers::taken);
     if (++stage == lay::stages) stage = 0, phase ^= 1;
   }
-  if (tid == 0) hopper::bulk_store_wait();
+  if (job.count > 0) leave_to_gradients(0);
 }
 
 /// A block walks a head of a sequence.
@@ -594,6 +606,8 @@ __global__ void __launch_bounds__(content_layout<K, V>::threads, 1)
     walk_content(const __grid_constant__ arguments a) {
   using lay = content_layout<K, V>;
   extern __shared__ __align__(1024) std::uint8_t memory[];
+  // Once all blocks walk, `chunk_gradients` may begin beside them.
+  asm volatile("griddepcontrol.launch_dependents;");
   const int tid = threadIdx.x;
   const int warp = __shfl_sync(~0u, tid >> 5, 0);  // known to be uniform
   const std::uint32_t shared = mma::shared_address(memory);

@@ -23,9 +23,9 @@ struct options {
   carve::tests::problem_shape shape;
   dtype input = dtype::f32;
   carve::readout read = carve::readout::after;
-  std::optional<carve::erase_order> erase_reads;
+  std::optional<carve::erase_order> erase_reads = {};
   bool value_decay = false;
-  std::vector<std::int64_t> cu_seqlens;
+  std::vector<std::int64_t> cu_seqlens = {};
 };
 
 void round_to(carve::cuda::format as, tensor<double>& x) {
@@ -42,8 +42,10 @@ dump drawn(carve::family f, const options& with, unsigned seed) {
   for (tensor<double>* y : {&x.k, &x.p, &x.r, &x.y})
     for (double& e : y->data) e *= 2 / std::sqrt(with.shape.K);
   if (with.value_decay) {
-    x.gd = x.v;
-    for (double& e : x.gd.data) e = -std::abs(e);
+    const auto& n = with.shape;
+    x.gd = tensor<double>({n.B, n.T, n.HV, n.V});
+    for (std::size_t i = 0; i < x.gd.data.size(); ++i)
+      x.gd.data[i] = -std::abs(x.v.data[i]);
   }
   d.in.scale = static_cast<float>(1 / std::sqrt(with.shape.K));
   d.cotangents = carve::tests::random_cotangents(d.in, seed + 1);
