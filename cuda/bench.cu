@@ -4,11 +4,13 @@
 //                    [--shape BxTxHxD] [--path best|general|columnwise]
 //                    [--repeat N]
 //   carve-cuda-bench --workspace
+//   carve-cuda-bench --rivals
 //
 // prints, for each row, the time per token and value head, the floor (each
 // input read once, each output written once, at the copy bandwidth measured
 // in this run) and their ratio; or, without a device, the bytes of workspace of
-// every way to compute, by token and value head.
+// every way to compute, by token and value head; or, by cuda/rivals.py, the
+// times of other kernels beside these.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -345,13 +347,18 @@ void print_workspace(const std::vector<shape>& shapes) {
     status (*bytes)(const problem&, std::size_t*);
   };
   const auto all = [](const problem&) { return true; };
+  const auto no_content = [](const problem& p) {
+    return !info(p.family).content_gate;
+  };
   const way ways[] = {
       {"forward_hopper", forward_hopper_supports, forward_hopper_workspace},
       {"forward_columnwise", forward_columnwise_supports,
        forward_columnwise_workspace},
       {"forward_general", all, forward_general_workspace},
+      {"forward_steps", no_content, forward_steps_workspace},
       {"backward_hopper", backward_hopper_supports, backward_hopper_workspace},
-      {"backward_general", all, backward_general_workspace}};
+      {"backward_general", all, backward_general_workspace},
+      {"backward_steps", no_content, backward_steps_workspace}};
   std::printf("| way | family |");
   for (const shape& s : shapes)
     std::printf(" %dx%dx%dx%d |", s.B, s.T, s.H, s.D);
@@ -376,7 +383,8 @@ void print_workspace(const std::vector<shape>& shapes) {
   std::fprintf(stderr,
                "carve-cuda-bench [--family NAME] [--direction forward|backward|"
                "decode]\n  [--shape BxTxHxD] [--path best|general|columnwise] "
-               "[--repeat N]\ncarve-cuda-bench --workspace\n");
+               "[--repeat N]\ncarve-cuda-bench --workspace\n"
+               "carve-cuda-bench --rivals\n");
   std::exit(2);
 }
 
@@ -396,6 +404,11 @@ int main(int argc, char** argv) {
   if (argc == 2 && std::strcmp(argv[1], "--workspace") == 0) {
     print_workspace(shapes);
     return 0;
+  }
+  if (argc == 2 && std::strcmp(argv[1], "--rivals") == 0) {
+    const std::string command =
+        std::string("python3 \"") + CARVE_RIVALS + "\" \"" + argv[0] + "\"";
+    return std::system(command.c_str()) == 0 ? 0 : 1;
   }
   for (int i = 1; i < argc; i += 2) {
     const std::string option = argv[i];
