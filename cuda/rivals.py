@@ -338,51 +338,53 @@ def main():
     if unknown:
         parser.error(f"expected some of {', '.join(RIVALS)}, got {unknown.pop()}")
 
-    lines, missing = [], []
-    for family in ("gdn", "kda", "gdn2", "carve"):
-        for shape in options.shape:
-            head, own = ours(options.bench, family, shape)
-            size = tuple(map(int, shape.split("x")))
-            heads = size[0] * size[1] * size[2]
-            for direction, (ns, floor) in own.items():
-                lines.append((family, direction, shape, "carve", ns))
-                lines.append((family, direction, shape, "floor", floor))
-            for name in names:
-                package, families, run, _ = RIVALS[name]
-                if family not in families:
-                    continue
-                if version_of(package) is None:
-                    missing.append((name, "not installed"))
-                    continue
-                try:
-                    for direction, ms in run(family, size):
-                        ns = ms * 1e6 / heads
-                        lines.append((family, direction, shape, name, ns))
-                        ratio = own[direction][0] / ns
-                        print(
-                            f"{family:5}{direction:10}{shape:16}{name:11}{ns:8.3f}"
-                            f"  carve {own[direction][0]:7.3f}  ratio {ratio:5.2f}"
-                            f"{' *' if RIVALS[name][3] else ''}",
-                            flush=True,
-                        )
-                except Exception as error:  # a rival that does not run is a row
-                    first = str(error).splitlines()[:1]
-                    missing.append(
-                        (name, f"{family} {shape}: {type(error).__name__} {first}")
-                    )
-    for name, why in dict.fromkeys(missing):
-        print(f"{name}: {why}")
-    if options.output:
+    lines, missing = [], {}
+
+    def write(head):
+        if not options.output:
+            return
         with open(options.output, "w") as file:
             file.write(f"# {head}\n# {datetime.date.today()}\n")
             for name in names:
                 version = version_of(RIVALS[name][0])
                 if version:
                     file.write(f"# {RIVALS[name][0]} {version}\n")
-            for name, why in dict.fromkeys(missing):
-                file.write(f"# {name}: {why}\n")
+            for (name, where), why in missing.items():
+                file.write(f"# {name} {where}: {why}\n")
             for line in lines:
                 file.write("{} {} {} {} {:.3f}\n".format(*line))
+
+    for family in ("gdn", "kda", "gdn2", "carve"):
+        for shape in options.shape:
+            head, own = ours(options.bench, family, shape)
+            size = tuple(map(int, shape.split("x")))
+            for direction, (ns, floor) in own.items():
+                lines.append((family, direction, shape, "carve", ns))
+                lines.append((family, direction, shape, "floor", floor))
+            for name in names:
+                package, families, run, cut = RIVALS[name]
+                if family not in families:
+                    continue
+                if version_of(package) is None:
+                    missing[name, "everywhere"] = "not installed"
+                    continue
+                try:
+                    for direction, ms in run(family, size):
+                        ns = ms * 1e6 / (size[0] * size[1] * size[2])
+                        lines.append((family, direction, shape, name, ns))
+                        mine = own[direction][0]
+                        print(
+                            f"{family:5}{direction:10}{shape:16}{name:11}{ns:8.3f}"
+                            f"  carve {mine:7.3f}  ratio {mine / ns:5.2f}"
+                            f"{' *' if cut else ''}",
+                            flush=True,
+                        )
+                except Exception as error:  # a rival that does not run is told
+                    why = f"{type(error).__name__}: {error}".splitlines()[0]
+                    missing[name, f"{family} {shape}"] = why[:200]
+                write(head)
+    for (name, where), why in missing.items():
+        print(f"{name} {where}: {why}")
 
 
 if __name__ == "__main__":
