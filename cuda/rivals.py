@@ -382,7 +382,7 @@ def main():
                 except Exception as error:  # a rival that does not run is told
                     why = f"{type(error).__name__}: {error}".splitlines()[0]
                     missing[name, f"{family} {shape}"] = why[:200]
-                write(head)
+            write(head)
     for (name, where), why in missing.items():
         print(f"{name} {where}: {why}")
 
