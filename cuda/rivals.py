@@ -1,251 +1,393 @@
-"""How do the kernels stand beside those of others, on one card, in one run?
+#!/usr/bin/env python3
+"""How do this library's kernels compare with other people's on the same card?
 
-    python3 cuda/rivals.py build/bin/carve-cuda-bench [--shapes BxTxHxD ...]
-                                                     [--only NAME ...]
-    python3 cuda/rivals.py --page cuda/results/FILE.txt > docs/gpu.md
+rivals.py [build/bin/carve-cuda-bench] [--only NAME,...] [--shape BxTxHxD ...]
+          [--output FILE]
 
-The first (also `carve-cuda-bench --rivals`) times whatever of FLA, FlashQLA,
-FlashInfer and cuDNN-frontend can be imported: median of replays of a CUDA
-graph, so that no host time counts; backward is timed alone where the rival
-lets it, else as forward and backward less forward.  The second makes the page
-of what the first printed.  Times are ns per token and value head.
+In one run: carve-cuda-bench, and every rival that can be imported, on the same
+shapes (bf16, K = V).  A rival's time is that of a replayed CUDA graph where it
+is a PyTorch function (its launches from Python cost more than its kernels), of
+a compiled function called in a row where it is a JAX one; this library's is
+that of its launches.  Writes a table to standard output, and to FILE what
+docs/figures reads: a line for each of them, nanoseconds per token and value
+head, with the card, the date and the versions on top.
+
+`carve-cuda-bench --rivals` runs it.
+
+What a rival keeps from its forward for its backward is outside the time of its
+backward; the sentence of its function below says what.  Two rivals drop part of
+the recurrence (see docs/differences.md); the table marks them with *.
 """
+
 import argparse
-import pathlib
+import datetime
+import importlib
+import importlib.metadata
+import os
 import re
 import statistics
 import subprocess
 import sys
+import time
 
-SHAPES = ["8x4096x16x128", "4x2048x32x128", "1x8192x16x128"]
+SHAPES = ["8x4096x16x128", "1x8192x16x128", "1x65536x16x128", "4x2048x32x128"]
 
 
-def median_ms(call, repeats=15):
+# --- inputs: unit keys, natural decays, gates in (0, 1) -------------------------
+
+
+def torch_inputs(family, size):
     import torch
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+
+    B, T, H, D = size
+    generator = torch.Generator(device="cuda").manual_seed(1)
+
+    def normal(*shape):
+        return torch.randn(*shape, device="cuda", generator=generator)
+
+    def unit(x):
+        return torch.nn.functional.normalize(x, dim=-1).bfloat16()
+
+    per_channel = family != "gdn"
+    x = {
+        "q": unit(normal(B, T, H, D)),
+        "k": unit(normal(B, T, H, D)),
+        "v": normal(B, T, H, D).bfloat16(),
+        "g": -0.1
+        * torch.nn.functional.softplus(
+            normal(B, T, H, D) if per_channel else normal(B, T, H)
+        ),
+    }
+    if family == "gdn2":
+        x["b"] = torch.sigmoid(normal(B, T, H, D)).bfloat16()
+        x["w"] = torch.sigmoid(normal(B, T, H, D)).bfloat16()
+    else:
+        x["beta"] = torch.sigmoid(normal(B, T, H))
+    return x
+
+
+def jax_inputs(family, size):
+    import jax
+    import jax.numpy as jnp
+
+    B, T, H, D = size
+    keys = iter(jax.random.split(jax.random.PRNGKey(1), 8))
+
+    def normal(*shape):
+        return jax.random.normal(next(keys), shape)
+
+    def unit(x):
+        return (x / jnp.linalg.norm(x, axis=-1, keepdims=True)).astype(jnp.bfloat16)
+
+    wide = (B, T, H, D)
+    q, k = unit(normal(*wide)), unit(normal(*wide))
+    v = normal(*wide).astype(jnp.bfloat16)
+    g = -0.1 * jax.nn.softplus(normal(*(wide if family != "gdn" else wide[:3])))
+    if family == "gdn2":
+        gates = [jax.nn.sigmoid(normal(*wide)).astype(jnp.bfloat16) for _ in "bw"]
+    else:
+        gates = [jax.nn.sigmoid(normal(*wide[:3]))]
+    return (q, k, v, g, *gates)
+
+
+# --- clocks ---------------------------------------------------------------------
+
+
+def replayed(call, repeat=15):
+    """Median milliseconds of a replayed graph of `call`."""
+    import torch
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
         for _ in range(3):
             call()
-    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         call()
     times = []
-    for _ in range(repeats):
+    for i in range(repeat + 2):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
         graph.replay()
         end.record()
         end.synchronize()
-        times.append(begin.elapsed_time(end))
+        if i >= 2:
+            times.append(begin.elapsed_time(end))
     return statistics.median(times)
 
 
-def inputs(family, B, T, H, D):
+def in_a_row(call, repeat=20):
+    """Milliseconds a call of a compiled JAX function, the best of three runs."""
+    import jax
+
+    jax.block_until_ready(call())
+    best = float("inf")
+    for _ in range(3):
+        begin = time.perf_counter()
+        for _ in range(repeat):
+            last = call()
+        jax.block_until_ready(last)
+        best = min(best, (time.perf_counter() - begin) / repeat * 1e3)
+    return best
+
+
+# --- rivals: (family, size) -> [(direction, milliseconds)] ------------------------
+
+
+def fla(family, size):
+    """flash-linear-attention: its backward is forward and backward less forward."""
+    os.environ.setdefault("FLA_FLASH_QLA", "0")
     import torch
-    generator = torch.Generator(device="cuda").manual_seed(1)
 
-    def normal(*shape):
-        return torch.randn(*shape, device="cuda", generator=generator)
-    q, k = (torch.nn.functional.normalize(normal(B, T, H, D), dim=-1).bfloat16()
-            for _ in range(2))
-    v = normal(B, T, H, D).bfloat16()
-    beta = torch.sigmoid(normal(B, T, H))
-    logits = normal(B, T, H, D) if family == "kda" else normal(B, T, H)
-    g = -0.1 * torch.nn.functional.softplus(logits)
-    return q, k, v, g, beta, normal(B, T, H, D).bfloat16()
-
-
-def fla(family, *shape):
-    """FLA (Triton), forward and backward through autograd."""
-    import torch
-    if family == "kda":
-        from fla.ops.kda import chunk_kda as op
-    else:
-        from fla.ops.gated_delta_rule import chunk_gated_delta_rule as op
-    *x, d_o = inputs(family, *shape)
-    x[4] = x[4].bfloat16()
-
-    def forward():
-        with torch.no_grad():
-            op(*x, output_final_state=True)
-    leaves = [y.detach().requires_grad_() for y in x]
+    name = {
+        "gdn": "gated_delta_rule.chunk_gated_delta_rule",
+        "kda": "kda.chunk_kda",
+        "gdn2": "gdn2.chunk_gdn2",
+    }[family]
+    module, function = name.rsplit(".", 1)
+    chunk = getattr(importlib.import_module("fla.ops." + module), function)
+    x = torch_inputs(family, size)
+    forward = replayed(lambda: chunk(**x))
+    yield "forward", forward
+    leaves = {n: t.clone().requires_grad_() for n, t in x.items()}
+    do = torch.randn_like(x["v"])
 
     def both():
-        o, _ = op(*leaves, output_final_state=True)
-        torch.autograd.grad(o, leaves, d_o)
-    ahead = median_ms(forward)
-    return ahead, median_ms(both) - ahead
+        o = chunk(**leaves)[0]
+        torch.autograd.grad(o, list(leaves.values()), do)
+
+    yield "backward", replayed(both) - forward
 
 
-def flashqla(family, *shape):
-    """FlashQLA; its backward keeps A and the cumulated decay."""
-    from flash_qla import (chunk_gated_delta_rule_bwd,
-                           chunk_gated_delta_rule_fwd)
-    if family != "gdn":
-        raise ImportError("one decay a head")
-    *x, d_o = inputs(family, *shape)
-    scale = shape[3] ** -0.5
-    g, A, _, _, _, cache = chunk_gated_delta_rule_fwd(
-        *x, scale=scale, enable_fwd_cp_cache=True, is_train=True)
-    return (median_ms(lambda: chunk_gated_delta_rule_fwd(*x, scale=scale)),
-            median_ms(lambda: chunk_gated_delta_rule_bwd(
-                x[0], x[1], x[2], g, x[4], A, d_o, scale=scale,
-                cp_cache=cache)))
-
-
-def flashinfer(family, B, T, H, D):
-    """FlashInfer, forward."""
+def flash_qla(family, size):
+    """FlashQLA: its backward is given A and the cumulated decay of its forward."""
     import torch
-    from flashinfer.gdn_prefill import chunk_gated_delta_rule
-    if family != "gdn":
-        raise ImportError("one decay a head")
-    q, k, v, g, beta, _ = (y.reshape(B * T, *y.shape[2:])
-                           for y in inputs(family, B, T, H, D))
-    ends = torch.arange(0, B * T + 1, T, device="cuda", dtype=torch.int64)
-    a = g.exp()
-    return median_ms(lambda: chunk_gated_delta_rule(
-        q, k, v, a, beta, D ** -0.5, None, True, ends)), None
+
+    rule = importlib.import_module("flash_qla")
+    x = torch_inputs(family, size)
+    q, k, v, g, beta = (x[n] for n in ("q", "k", "v", "g", "beta"))
+    scale = size[3] ** -0.5
+    run = rule.chunk_gated_delta_rule_fwd
+    yield "forward", replayed(lambda: run(q, k, v, g, beta, scale=scale))
+    kept = run(q, k, v, g, beta, scale=scale, enable_fwd_cp_cache=True, is_train=True)
+    summed, A, o, cache = kept[0], kept[1], kept[2], kept[5]
+    do = torch.randn_like(o)
+    back = rule.chunk_gated_delta_rule_bwd
+    yield (
+        "backward",
+        replayed(
+            lambda: back(q, k, v, summed, beta, A, do, scale=scale, cp_cache=cache)
+        ),
+    )
 
 
-def cudnn(family, B, T, H, D):
-    """cuDNN-frontend's kernels for sm_90."""
+def cudnn(family, size):
+    """cuDNN-frontend's KDA for compute capability 9.0."""
     import torch
-    from cudnn.linear_attention.hopper import cuda_bwd_host, cuda_host
-    if family != "kda" or D != 128:
-        raise ImportError("kda, 128 channels")
-    *x, d_o = inputs(family, B, T, H, D)
-    o = torch.empty_like(x[2])
-    end, start = (torch.zeros(B, H, D, D, device="cuda") for _ in range(2))
-    ends = torch.arange(0, B * T + 1, T, device="cuda", dtype=torch.int32)
-    grads = [torch.empty_like(y) for y in (*x, start)]
-    workspace = torch.empty(cuda_bwd_host.workspace_bytes(B * T, H, B),
-                            device="cuda", dtype=torch.uint8)
+
+    hopper = "cudnn.linear_attention.hopper."
+    ahead = importlib.import_module(hopper + "cuda_host")
+    back = importlib.import_module(hopper + "cuda_bwd_host")
+    x = torch_inputs(family, size)
+    B, T, H, D = size
+    z = torch.zeros(B, H, D, D, device="cuda")
+    state = torch.empty_like(z)
+    o = torch.empty_like(x["v"])
+    lengths = torch.arange(0, B * T + 1, T, device="cuda", dtype=torch.int32)
 
     def at(*tensors):
-        return [y.data_ptr() for y in tensors]
+        return [t.data_ptr() for t in tensors]
+
+    inputs = [x[n] for n in ("q", "k", "v", "g", "beta")]
 
     def stream():
         return torch.cuda.current_stream().cuda_stream
-    return (median_ms(lambda: cuda_host.launch(
-                0, stream(), *at(*x, ends, start, o, end), B * T, B, H)),
-            median_ms(lambda: cuda_bwd_host.launch(
-                0, stream(), *at(workspace, d_o, *x, ends, start, start,
-                                 *grads), B * T, H, B)))
+
+    yield (
+        "forward",
+        replayed(
+            lambda: ahead.launch(
+                0, stream(), *at(*inputs, lengths, z, o, state), B * T, B, H
+            )
+        ),
+    )
+    workspace = torch.empty(
+        back.workspace_bytes(B * T, H, B), device="cuda", dtype=torch.uint8
+    )
+    do = torch.randn_like(o)
+    gradients = [torch.empty_like(t) for t in (*inputs, z)]
+    yield (
+        "backward",
+        replayed(
+            lambda: back.launch(
+                0,
+                stream(),
+                *at(workspace, do, *inputs, lengths, z, z, *gradients),
+                B * T,
+                H,
+                B,
+            )
+        ),
+    )
 
 
-RIVALS = [("FLA", fla), ("FlashQLA", flashqla), ("FlashInfer", flashinfer),
-          ("cuDNN", cudnn)]
-
-
-def own_rows(bench, shape):
-    for direction in ("forward", "backward"):
-        out = subprocess.run([bench, "--direction", direction, "--shape",
-                              shape], check=True, capture_output=True,
-                             text=True).stdout
-        for line in out.splitlines():
-            row = re.match(r"(\w+) +(\w+) +\S+ +\w+ +\S+ ms +(\S+) ns +"
-                           r"floor +(\S+)", line)
-            if row and "means" not in line:
-                yield row[1], row[2], float(row[3]), float(row[4])
-
-
-def measure(bench, shapes, names):
-    import importlib.metadata
+def flashinfer(family, size):
+    """FlashInfer's prefill: the decay itself, packed sequences, no backward."""
     import torch
-    print(f"card: {torch.cuda.get_device_name()}")
-    print("date: " + subprocess.run(["date", "-I"], capture_output=True,
-                                    text=True).stdout.strip())
-    for package in ("fla-core", "flash-qla", "flashinfer-python",
-                    "nvidia-cudnn-frontend", "torch", "triton"):
-        try:
-            print(f"{package}: {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            print(f"{package}: not there")
-    print("family direction shape carve floor rival time ratio")
-    for shape in shapes:
-        theirs = {}
-        B, T, H, D = map(int, shape.split("x"))
-        for family in ("gdn", "kda"):
-            for name, run in RIVALS:
-                if name not in names:
-                    continue
-                try:
-                    ms = run(family, B, T, H, D)
-                except ImportError:
-                    continue
-                except Exception as e:  # a rival's fault is not the table's
-                    print(f"# {name} {family} {shape}: {type(e).__name__} "
-                          f"{str(e).splitlines()[0][:90] if str(e) else ''}")
-                    continue
-                for direction, x in zip(("forward", "backward"), ms):
-                    if x is not None:
-                        theirs.setdefault((family, direction), []).append(
-                            (name, x * 1e6 / (B * T * H)))
-        for family, direction, ns, floor in own_rows(bench, shape):
-            for name, other in theirs.get((family, direction), [("-", 0)]):
-                ratio = f"{ns / other:.3f}" if other else "-"
-                print(f"{family} {direction} {shape} {ns:.3f} {floor:.3f} "
-                      f"{name} {other:.3f} {ratio}", flush=True)
+
+    prefill = importlib.import_module("flashinfer.gdn_prefill")
+    x = torch_inputs(family, size)
+    B, T, H, D = size
+    flat = {n: t.reshape(B * T, *t.shape[2:]) for n, t in x.items()}
+    lengths = torch.arange(0, B * T + 1, T, device="cuda", dtype=torch.int64)
+    decay = flat["g"].exp()
+    yield (
+        "forward",
+        replayed(
+            lambda: prefill.chunk_gated_delta_rule(
+                flat["q"],
+                flat["k"],
+                flat["v"],
+                decay,
+                flat["beta"],
+                D**-0.5,
+                None,
+                True,
+                lengths,
+            )
+        ),
+    )
 
 
-def page(files):
-    print("# Beside other kernels {#gpu}\n")
-    print("Times are ns per token and value head, bf16, of one run on one "
-          "card each; the\nratio is carve's time by the other's, so below 1 "
-          "carve is faster. Floor: every input\nread and every output written "
-          "once. Rivals are replays of a CUDA graph. Made by\n`cuda/rivals.py "
-          "--page` of the files in `cuda/results`.")
-    for file in files:
-        lines = pathlib.Path(file).read_text().splitlines()
-        head = dict(l.split(": ", 1) for l in lines
-                    if re.match(r"[\w-]+: ", l))
-        there = ", ".join(f"{k} {v}" for k, v in head.items()
-                          if k not in ("card", "date") and v != "not there")
-        print(f"\n## {head['card']}, {head['date']}\n\n{there}.")
-        gone = [k for k, v in head.items() if v == "not there"]
-        if gone:
-            print("Not there, so not in the table: " + ", ".join(gone) + ".")
-        rows = [l.split() for l in lines if len(l.split()) == 8
-                and l.split()[7] != "ratio"]
-        for title, keep in (
-                ("Where carve wins", lambda r: r != "-" and float(r) < 1),
-                ("Where it loses", lambda r: r != "-" and float(r) >= 1),
-                ("Without a rival here", lambda r: r == "-")):
-            chosen = [r for r in rows if keep(r[7])]
-            print(f"\n### {title}\n")
-            if not chosen:
-                print("Nothing beside the rivals of this run; `cuda/NOTES.md` has "
-                      "earlier runs\nbeside others, some of them faster.")
-                continue
-            rival = title[-4:] != "here"
-            print("| family | pass | BxTxHxD | carve | by its floor |"
-                  + (" rival | its time | ratio |" if rival else ""))
-            print("|---|---|---|--:|--:|" + ("---|--:|--:|" if rival else ""))
-            for r in chosen:
-                print(f"| {r[0]} | {r[1]} | {r[2]} | {r[3]} | "
-                      f"{float(r[3]) / float(r[4]):.2f} |"
-                      + (f" {r[5]} | {r[6]} | {r[7]} |" if rival else ""))
-        for line in lines:
-            if line.startswith("# "):
-                print(f"\nNot measured: {line[2:]}.")
+def jla(family, size):
+    """jax-linear-attention: its backward is forward and backward less forward."""
+    import jax
+    import jax.numpy as jnp
+
+    name = {"gdn": "gated_delta_rule", "kda": "kda", "gdn2": "gdn2"}[family]
+    rule = getattr(importlib.import_module("jla.ops.mosaic_gpu." + name), name)
+    x = jax_inputs(family, size)
+
+    @jax.jit
+    def ahead(*x):
+        return rule(*x)[0]
+
+    @jax.jit
+    def both(do, *x):
+        return jax.vjp(lambda *y: rule(*y)[0], *x)[1](do)
+
+    forward = in_a_row(lambda: ahead(*x))
+    yield "forward", forward
+    do = jax.random.normal(jax.random.PRNGKey(2), x[2].shape).astype(jnp.bfloat16)
+    yield "backward", in_a_row(lambda: both(do, *x)) - forward
+
+
+# name: (package, families, function, not the whole recurrence)
+RIVALS = {
+    "FLA": ("fla-core", ("gdn", "kda", "gdn2"), fla, False),
+    "FlashQLA": ("flash-qla", ("gdn",), flash_qla, True),
+    "cuDNN": ("nvidia-cudnn-frontend", ("kda",), cudnn, True),
+    "FlashInfer": ("flashinfer-python", ("gdn",), flashinfer, False),
+    "JLA": ("jax-linear-attention", ("gdn", "kda", "gdn2"), jla, False),
+}
+
+
+def version_of(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def ours(bench, family, shape):
+    """Rows of carve-cuda-bench, and its first line."""
+    out = subprocess.run(
+        [bench, "--family", family, "--shape", shape],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if out.returncode == 77:
+        print("skipped: no CUDA device")
+        sys.exit(77)
+    if out.returncode:
+        sys.exit(f"{bench}: {out.stderr or out.stdout}")
+    head, *rows = out.stdout.splitlines()
+    found = {}
+    for row in rows:
+        match = re.match(
+            r"\S+ +(forward|backward) .* ([\d.]+) ns  floor +([\d.]+) .*[\d]$", row
+        )
+        if match:
+            found[match[1]] = (float(match[2]), float(match[3]))
+    return head, found
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("files", nargs="+")
-    parser.add_argument("--shapes", nargs="+", default=SHAPES)
-    parser.add_argument("--only", nargs="+", default=[r[0] for r in RIVALS],
-                        help="rivals to time")
-    parser.add_argument("--page", action="store_true")
-    given = parser.parse_args()
-    if given.page:
-        page(given.files)
-    else:
-        measure(given.files[0], given.shapes, given.only)
-    return 0
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("bench", nargs="?", default="build/bin/carve-cuda-bench")
+    parser.add_argument("--only", help="rivals, with commas between them")
+    parser.add_argument("--shape", nargs="*", default=SHAPES, metavar="BxTxHxD")
+    parser.add_argument("--output", metavar="FILE")
+    options = parser.parse_args()
+    names = options.only.split(",") if options.only else list(RIVALS)
+    unknown = set(names) - set(RIVALS)
+    if unknown:
+        parser.error(f"expected some of {', '.join(RIVALS)}, got {unknown.pop()}")
+
+    lines, missing = [], {}
+
+    def write(head):
+        if not options.output:
+            return
+        with open(options.output, "w") as file:
+            file.write(f"# {head}\n# {datetime.date.today()}\n")
+            for name in names:
+                version = version_of(RIVALS[name][0])
+                if version:
+                    file.write(f"# {RIVALS[name][0]} {version}\n")
+            for (name, where), why in missing.items():
+                file.write(f"# {name} {where}: {why}\n")
+            for line in lines:
+                file.write("{} {} {} {} {:.3f}\n".format(*line))
+
+    for family in ("gdn", "kda", "gdn2", "carve"):
+        for shape in options.shape:
+            head, own = ours(options.bench, family, shape)
+            size = tuple(map(int, shape.split("x")))
+            for direction, (ns, floor) in own.items():
+                lines.append((family, direction, shape, "carve", ns))
+                lines.append((family, direction, shape, "floor", floor))
+            for name in names:
+                package, families, run, cut = RIVALS[name]
+                if family not in families:
+                    continue
+                if version_of(package) is None:
+                    missing[name, "everywhere"] = "not installed"
+                    continue
+                try:
+                    for direction, ms in run(family, size):
+                        ns = ms * 1e6 / (size[0] * size[1] * size[2])
+                        lines.append((family, direction, shape, name, ns))
+                        mine = own[direction][0]
+                        print(
+                            f"{family:5}{direction:10}{shape:16}{name:11}{ns:8.3f}"
+                            f"  carve {mine:7.3f}  ratio {mine / ns:5.2f}"
+                            f"{' *' if cut else ''}",
+                            flush=True,
+                        )
+                except Exception as error:  # a rival that does not run is told
+                    why = f"{type(error).__name__}: {error}".splitlines()[0]
+                    missing[name, f"{family} {shape}"] = why[:200]
+            write(head)
+    for (name, where), why in missing.items():
+        print(f"{name} {where}: {why}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,9 +1,10 @@
-/// How long do the kernels take?  The results in cuda/NOTES.md, drawn: this
-/// library's kernels, the Triton library's, and the time of moving each input
-/// and output once.
+/// How long do the kernels take?  The committed output of cuda/rivals.py,
+/// drawn and as a table: this library's kernels, other people's on the same
+/// card, and the time of moving each input and output once.
+#include <algorithm>
 #include <fstream>
 #include <map>
-#include <optional>
+#include <sstream>
 
 #include "svg.hpp"
 
@@ -11,71 +12,139 @@ namespace {
 
 using namespace figures;
 
-std::vector<std::string> cells(const std::string& line) {
-  std::vector<std::string> out;
-  std::size_t at = line.find('|');
-  while (at != std::string::npos) {
-    const std::size_t next = line.find('|', at + 1);
-    if (next == std::string::npos) break;
-    std::string cell = line.substr(at + 1, next - at - 1);
-    const auto first = cell.find_first_not_of(' ');
-    const auto last = cell.find_last_not_of(' ');
-    out.push_back(
-        first == std::string::npos ? "" : cell.substr(first, last - first + 1));
-    at = next;
-  }
-  return out;
-}
-
+/// Nanoseconds per token and value head, by who; "carve" and "floor" among
+/// them.
 struct row {
-  std::string name;
-  double ours = 0, floor = 0;
-  std::optional<double> rival;
+  std::string family, direction, shape;
+  std::map<std::string, double> ns;
+
+  double ours() const { return ns.at("carve"); }
+  double floor() const { return ns.at("floor"); }
 };
 
-/// The rows of the table whose head names `shape`.
-std::vector<row> rows_of(const std::string& file, const std::string& shape) {
-  std::ifstream in(file);
-  must(bool(in), "cannot read " + file);
-  std::string line;
-  constexpr std::size_t none = ~std::size_t{0};
-  std::size_t column = none, rival = none;
+struct results {
+  std::vector<std::string> notes;  // card, date, versions
   std::vector<row> rows;
+};
+
+results read(const std::string& path) {
+  std::ifstream in(path);
+  must(bool(in), "cannot read " + path);
+  results all;
+  std::string line;
   while (std::getline(in, line)) {
-    if (line.empty() || line[0] != '|') {
-      if (!rows.empty()) return rows;
-      column = none;
+    if (line.starts_with("# ")) {
+      all.notes.push_back(line.substr(2));
       continue;
     }
-    const std::vector<std::string> c = cells(line);
-    if (column == none) {
-      for (std::size_t i = 0; i < c.size(); ++i) {
-        if (c[i] == shape) column = i, rival = none;
-        if (column != none && rival == none && c[i] == "FLA") rival = i;
-      }
-      if (rival == none) column = none;
-      continue;
-    }
-    // 0.431 (1.77): a time and its ratio to the bytes' time.
-    double ours = 0, ratio = 0, other = 0;
-    if (column >= c.size() ||
-        std::sscanf(c[column].c_str(), "%lf (%lf)", &ours, &ratio) != 2) {
-      continue;
-    }
-    row r{c[0], ours, ours / ratio, {}};
-    if (rival < c.size() && std::sscanf(c[rival].c_str(), "%lf", &other) == 1) {
-      r.rival = other;
-    }
-    rows.push_back(r);
+    std::istringstream words(line);
+    row r;
+    std::string who;
+    double ns = 0;
+    words >> r.family >> r.direction >> r.shape >> who >> ns;
+    must(bool(words) && ns > 0, path + ": " + line);
+    const auto same = [&](const row& x) {
+      return x.family == r.family && x.direction == r.direction &&
+             x.shape == r.shape;
+    };
+    auto at = std::find_if(all.rows.begin(), all.rows.end(), same);
+    if (at == all.rows.end()) at = all.rows.insert(at, r);
+    at->ns[who] = ns;
   }
-  must(!rows.empty(),
-       file + " has no table with the columns \"" + shape + "\" and \"FLA\"");
-  return rows;
+  must(all.notes.size() >= 2 && !all.rows.empty(), path + " has no results");
+  for (const row& r : all.rows) {
+    must(r.ns.contains("carve") && r.ns.contains("floor"),
+         path + ": no time of this library for " + r.family);
+  }
+  return all;
 }
 
-/// Bars on a logarithmic axis of nanoseconds.
+const std::map<std::string, std::string> titles = {
+    {"delta", "DeltaNet"}, {"gdn", "GDN"},     {"kda", "KDA"},
+    {"gdn2", "GDN-2"},     {"carve", "CARVE"}, {"value_erase", "value-axis"},
+};
+
+std::string name_of(const row& r) {
+  return titles.at(r.family) + ", " + r.direction;
+}
+
+/// The fastest of the others, or an end.
+std::map<std::string, double>::const_iterator rival_of(const row& r) {
+  auto best = r.ns.end();
+  for (auto i = r.ns.begin(); i != r.ns.end(); ++i) {
+    if (i->first == "carve" || i->first == "floor") continue;
+    if (best == r.ns.end() || i->second < best->second) best = i;
+  }
+  return best;
+}
+
+/// A row for each family, direction and shape: times, ratio to the floor, and
+/// to the fastest other.
+std::string table(const results& all) {
+  std::vector<std::string> others;
+  for (const row& r : all.rows) {
+    for (const auto& [who, ns] : r.ns) {
+      if (who != "carve" && who != "floor" &&
+          std::find(others.begin(), others.end(), who) == others.end()) {
+        others.push_back(who);
+      }
+    }
+  }
+  std::ostringstream out;
+  out << "| kernel | shape | carve | of the bytes |";
+  for (const std::string& who : others) out << ' ' << who << " |";
+  out << " carve of the fastest other |\n|---|---|--:|--:|";
+  for (std::size_t i = 0; i <= others.size(); ++i) out << "--:|";
+  out << '\n';
+  for (const row& r : all.rows) {
+    out << "| " << name_of(r) << " | " << r.shape << " | " << number(r.ours())
+        << " | " << number(r.ours() / r.floor()) << " |";
+    for (const std::string& who : others) {
+      out << ' ' << (r.ns.contains(who) ? number(r.ns.at(who)) : "") << " |";
+    }
+    const auto rival = rival_of(r);
+    const double ratio = rival == r.ns.end() ? 0 : r.ours() / rival->second;
+    out << ' ';
+    if (ratio > 1) out << "**";
+    if (ratio > 0) out << number(ratio);
+    if (ratio > 1) out << "**";
+    out << " |\n";
+  }
+  return out.str();
+}
+
+/// In how many rows another kernel is faster, and by how much at most.
+std::string lost(const results& all) {
+  std::size_t compared = 0, slower = 0;
+  double most = 0;
+  std::string where;
+  for (const row& r : all.rows) {
+    const auto rival = rival_of(r);
+    if (rival == r.ns.end()) continue;
+    ++compared;
+    const double ratio = r.ours() / rival->second;
+    if (ratio > 1) ++slower;
+    if (ratio > most) {
+      most = ratio;
+      where = name_of(r) + ", " + r.shape + ", against " + rival->first;
+    }
+  }
+  must(compared > 0, "nothing to compare with");
+  std::ostringstream out;
+  out << "In " << slower << " of " << compared
+      << " rows another kernel is faster; the largest ratio is " << number(most)
+      << " (" << where << ").";
+  return out.str();
+}
+
+/// Bars on a logarithmic axis of nanoseconds, of all rows of one shape.
 void draw(const made& to, const std::string& name, const std::string& title,
-          const std::vector<row>& rows) {
+          const std::string& shape, const results& all) {
+  std::vector<row> rows;
+  for (const row& r : all.rows) {
+    if (r.shape == shape) rows.push_back(r);
+  }
+  must(!rows.empty(), "no results for " + shape);
   const double left = 158, width = 300, high = 40;
   const double height = 44 + high * static_cast<double>(rows.size());
   svg drawing(480, height + 84, title);
@@ -88,16 +157,16 @@ void draw(const made& to, const std::string& name, const std::string& title,
   }
   double y = 40;
   for (const row& r : rows) {
-    const std::size_t comma = r.name.find(',');
-    drawing.text(8, y + 18, r.name.substr(0, comma));
-    drawing.rect(px(0.2), y, px(r.ours) - px(0.2), 13, "f1");
-    drawing.text(px(r.ours) + 5, y + 11, number(r.ours), "start", "small");
-    if (r.rival) {
-      drawing.rect(px(0.2), y + 15, px(*r.rival) - px(0.2), 13, "f6", 0.6);
-      drawing.text(px(*r.rival) + 5, y + 26, number(*r.rival), "start",
+    drawing.text(8, y + 18, name_of(r));
+    drawing.rect(px(0.2), y, px(r.ours()) - px(0.2), 13, "f1");
+    drawing.text(px(r.ours()) + 5, y + 11, number(r.ours()), "start", "small");
+    if (const auto rival = rival_of(r); rival != r.ns.end()) {
+      const double ns = rival->second;
+      drawing.rect(px(0.2), y + 15, px(ns) - px(0.2), 13, "f6", 0.6);
+      drawing.text(px(ns) + 5, y + 26, number(ns) + " " + rival->first, "start",
                    "small");
     }
-    drawing.line(px(r.floor), y - 4, px(r.floor), y + 31, "s2");
+    drawing.line(px(r.floor()), y - 4, px(r.floor()), y + 31, "s2");
     y += high;
   }
   drawing.text(left, height + 34, "ns per token and value head (logarithmic)",
@@ -105,7 +174,7 @@ void draw(const made& to, const std::string& name, const std::string& title,
   drawing.rect(8, height + 48, 16, 11, "f1");
   drawing.text(30, height + 58, "carve");
   drawing.rect(100, height + 48, 16, 11, "f6", 0.6);
-  drawing.text(122, height + 58, "FLA (Triton)");
+  drawing.text(122, height + 58, "fastest other");
   drawing.line(230, height + 46, 230, height + 60, "s2");
   drawing.text(238, height + 58, "moving the bytes once");
   to.drawing(name, drawing.str());
@@ -115,9 +184,13 @@ void draw(const made& to, const std::string& name, const std::string& title,
 
 int main(int argc, char** argv) {
   const made to(argc, argv);
-  const std::string notes = CARVE_NOTES;
-  draw(to, "times_full", "batch 8, 4096 tokens, 16 heads",
-       rows_of(notes, "8x4096, H16"));
-  draw(to, "times_few", "batch 1, 8192 tokens, 16 heads",
-       rows_of(notes, "1x8192, H16"));
+  const results all = read(CARVE_RESULTS);
+  draw(to, "times_full", "batch 8, 4096 tokens, 16 heads", "8x4096x16x128",
+       all);
+  draw(to, "times_few", "batch 1, 8192 tokens, 16 heads", "1x8192x16x128", all);
+  to.value("times.table", table(all));
+  to.value("times.lost", lost(all));
+  std::string notes;
+  for (const std::string& line : all.notes) notes += "- " + line + "\n";
+  to.value("times.notes", notes);
 }
