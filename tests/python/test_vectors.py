@@ -134,8 +134,10 @@ def test_a_function_is_asked_what_it_takes():
     def forgets(q, k, v, g, beta, initial_state=None):
         return loop(q, k, v, g, beta)
 
-    with pytest.raises(AssertionError, match="start given fail, and no others"):
+    with pytest.raises(AssertionError, match="start given fail, and no others") as e:
         carve.assert_conforms(forgets, "gdn", arrays="numpy")
+    # The smallest that fails is reported on alone, with what explains it.
+    assert " alone\n" in str(e.value) and "initial state is left out" in str(e.value)
     with pytest.raises(AssertionError, match="unusable .* o: expected"):
         carve.assert_conforms(
             lambda q, k, v, g, beta: loop(q, k, v, g, beta)[0][..., :1].copy(),

@@ -11,9 +11,9 @@ import sys
 import tempfile
 
 from . import _carve
-from ._arrays import TABLES, readables, tensors_of
+from ._arrays import TABLES, readables, setting_pairs, tensors_of
 from ._capture import named_outputs
-from ._report import listeners
+from ._report import Report, listeners
 from ._vectors import Vector, run
 from ._vectors import vectors as _suite
 
@@ -206,7 +206,9 @@ def _profiles(profile, dtype) -> tuple[str, ...]:
 
 def _score(vectors, call, *, partial, dtype, profile, threshold, max_threshold):
     """Calls `call` with each vector and has the program judge what it returns;
-    None is a vector that was not run."""
+    None is a vector that was not run.  Returns the score and, by vector, what
+    was returned."""
+    returned = {}
     with tempfile.TemporaryDirectory(prefix="carve.") as scratch:
         results = pathlib.Path(scratch, "results")
         results.mkdir()
@@ -214,6 +216,7 @@ def _score(vectors, call, *, partial, dtype, profile, threshold, max_threshold):
             outputs = call(vector)
             if outputs is None:
                 continue
+            returned[vector.name] = outputs
             _carve.save(readables(outputs), [], str(results / vector.path.name))
         report = pathlib.Path(scratch, "score.json")
         words = ["--json", str(report)]
@@ -227,7 +230,13 @@ def _score(vectors, call, *, partial, dtype, profile, threshold, max_threshold):
             words += [] if value is None else [word, str(value)]
         words += ["--partial"] if partial else []
         table = run("check", str(vectors.folder), str(results), *words).stdout
-        return Score(table, report.read_text())
+        return Score(table, report.read_text()), returned
+
+
+def _report(vector: Vector, inputs: dict, outputs: dict, **settings) -> Report:
+    """The verdict on one vector alone, with what explains it."""
+    pairs = setting_pairs(vector.family, {**vector.settings, **settings})
+    return Report(*_carve.verify(readables({**inputs, **outputs}), pairs))
 
 
 def _parameters(fn) -> tuple[set[str], bool]:
@@ -293,7 +302,7 @@ def check_suite(
         except NotImplementedError:
             return None
 
-    return _score(
+    score, _ = _score(
         vectors,
         call,
         partial=partial,
@@ -302,6 +311,7 @@ def check_suite(
         threshold=threshold,
         max_threshold=max_threshold,
     )
+    return score
 
 
 def assert_conforms(
@@ -335,8 +345,8 @@ def assert_conforms(
     backward  gradients are judged too: through autograd, jax.vjp or, of numpy,
               where fn takes do and dfinal_state and returns them
 
-    Raises AssertionError with the table where a vector fails or what fn returns
-    cannot be read, ValueError where an argument cannot be used.
+    Raises AssertionError with the table where a vector fails, or what fn returns
+    cannot be read, and with the report on the smallest vector that fails; ValueError where an argument cannot be used.
     """
     __tracebackhide__ = True
     _check_dtype(dtype)
@@ -374,7 +384,7 @@ def assert_conforms(
             given |= _arrays(kind, vector, cotangents, dtype)
         return kind.call(fn, given, cotangents)
 
-    score = _score(
+    score, returned = _score(
         vectors,
         call,
         partial=True,
@@ -383,4 +393,21 @@ def assert_conforms(
         threshold=threshold,
         max_threshold=max_threshold,
     )
-    return score.check()
+    if not score:
+        text = f"\n{score}"
+        failing = [v for v in vectors if score.vectors[v.name]["verdict"] == "fail"]
+        if failing:
+            # The smallest says it in the fewest numbers.
+            v = min(failing, key=lambda v: v.entry["bytes"])
+            inputs = _arrays(kind, v, {**v.inputs, **v.cotangents}, dtype)
+            report = _report(
+                v,
+                inputs,
+                returned[v.name],
+                profile=profile,
+                threshold=threshold,
+                max_threshold=max_threshold,
+            )
+            text += f"\n{v.name} alone\n{report}"
+        raise AssertionError(text)
+    return score
