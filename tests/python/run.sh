@@ -11,7 +11,7 @@ env=$build/python
 sh "$here/../../reference/python/wheel.sh" "$build"
 # shellcheck disable=SC2086
 "$env/bin/pip" install --quiet --disable-pip-version-check \
-  numpy ml_dtypes pytest jsonschema onnx ${CARVE_PYTHON_PACKAGES-} || {
+  numpy ml_dtypes pytest jsonschema ${CARVE_PYTHON_PACKAGES-} || {
   echo "PyPI does not give the packages of the tests" >&2
   exit 77
 }
