@@ -159,6 +159,36 @@ def test_packed_sequences_and_transposed_states():
         torch.testing.assert_close(after[i], end[0].transpose(-1, -2))
 
 
+def test_dispatch_is_left_out_only_where_it_changes_nothing():
+    """A mode, a subclass and a gradient see the operator; a plain call gives
+    the same without it."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    x = inputs("gdn", torch.float32)
+    plain = {n: a.detach() for n, a in x.items()}
+    calls = []
+
+    class Watching(TorchDispatchMode):
+        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+            calls.append(str(op))
+            return op(*args, **(kwargs or {}))
+
+    with Watching():
+        seen, _ = ct.chunk_gated_delta_rule(**plain)
+    assert "carve.forward.default" in calls
+    o, _ = ct.chunk_gated_delta_rule(**plain)
+    assert torch.equal(o, seen) and not o.requires_grad
+    o, _ = ct.chunk_gated_delta_rule(**x)
+    assert torch.equal(o, seen) and o.requires_grad
+    with torch.no_grad():
+        o, _ = ct.chunk_gated_delta_rule(**x)
+    assert torch.equal(o, seen) and not o.requires_grad
+    with torch._subclasses.FakeTensorMode() as mode:
+        fake = {n: mode.from_tensor(a) for n, a in plain.items()}
+        o, _ = ct.chunk_gated_delta_rule(**fake)
+    assert type(o) is torch._subclasses.FakeTensor and o.shape == seen.shape
+
+
 def test_what_cannot_be_used_is_said():
     x = inputs("gdn", torch.float32)
     with pytest.raises(ValueError, match="cp_context: carve.torch has no such"):

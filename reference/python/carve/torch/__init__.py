@@ -107,7 +107,8 @@ def _run(
         if q.is_cuda:
             initial_state = initial_state.float()
         initial_state = initial_state.contiguous()
-    o, state, _ = torch.ops.carve.forward.default(
+    o, state, _ = _operators.call(
+        "forward",
         family,
         q,
         k,
@@ -209,7 +210,9 @@ def decode(family, q, k, v, state, *, g=None, beta=None, b=None, w=None, scale=N
         beta, b, w = (x if x is None else x.to(q.dtype) for x in (beta, b, w))
         g = g if g is None else g.float()
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return torch.ops.carve.decode.default(family, q, k, v, g, beta, b, w, state, scale)
+    return _operators.call(
+        "decode", family, q, k, v, g, beta, b, w, state, scale
+    )
 
 
 def kernel(
