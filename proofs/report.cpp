@@ -422,8 +422,10 @@ This is the WY form. `G_t/G_s` is always a product of decays, no quotient.
                        wrapped(std::string(one.about) +
                                " The [ledger](../ledger.md) has the "
                                "recurrence, the symbols and all verdicts.");
-    out << "\n### [" << one.title << "](ledger/" << name << ".md)\n\n"
-        << wrapped(one.about) << "\n"
+    out << "\n### " << one.title << "\n\n"
+        << wrapped(std::string(one.about) +
+                   " [Evidence, claim by claim](ledger/" + name + ".md).")
+        << "\n"
         << table_head;
     for (const settled* row : members) {
       out << in_table(*row);
