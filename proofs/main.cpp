@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -95,6 +96,25 @@ std::string read(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+/// The file of a page of the ledger whose first page is `first`: ledger.md has
+/// its others in the folder ledger.
+std::string page_path(const std::string& first, const std::string& name) {
+  if (name.empty()) return first;
+  std::filesystem::path folder(first);
+  folder.replace_extension();
+  return (folder / name).string();
+}
+
+/// The committed pages, one after the other.
+std::string pages_of(const std::string& first, const std::vector<settled>& rows,
+                     const settings& how) {
+  std::string text;
+  for (const page& one : as_pages(rows, how)) {
+    text += read(page_path(first, one.name));
+  }
+  return text;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -115,7 +135,9 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1U, 1024U))
       ->capture_default_str();
   app.add_option("--json", json, "write the ledger to this file");
-  app.add_option("--markdown", markdown, "write the ledger to this file");
+  app.add_option("--markdown", markdown,
+                 "write the ledger to this file and its pages to the folder "
+                 "of the same name");
   app.add_option("--check", committed,
                  "fail when a verdict in this Markdown ledger is stale");
   app.add_option("--formal", formal,
@@ -180,11 +202,19 @@ int main(int argc, char** argv) {
     std::printf("%zu claims, %zu settled, %zu failed; mutants killed %zu/%zu\n",
                 rows.size(), rows.size() - open, open, killed, total);
     if (!json.empty()) write(json, as_json(rows, how));
-    if (!markdown.empty()) write(markdown, as_markdown(rows, how));
+    if (!markdown.empty()) {
+      for (const page& one : as_pages(rows, how)) {
+        const std::filesystem::path path(page_path(markdown, one.name));
+        if (path.has_parent_path()) {
+          std::filesystem::create_directories(path.parent_path());
+        }
+        write(path.string(), one.text);
+      }
+    }
     bool stale = false;
     if (!committed.empty()) {
       for (const std::string& id :
-           stale_rows(rows, read(committed), ids.empty())) {
+           stale_rows(rows, pages_of(committed, rows, how), ids.empty())) {
         std::printf("stale in %s: %s\n", committed.c_str(), id.c_str());
         stale = true;
       }

@@ -78,6 +78,147 @@ std::string grouped(std::int64_t n) {
   return digits;
 }
 
+/// The groups of claims in the order of their pages.
+struct group {
+  std::string_view prefix, name, title, about;
+};
+constexpr group groups[] = {
+    {"WY", "wy", "The chunked form",
+     "When is the chunked (WY) form the recurrence, which gates break it, and "
+     "what do cutting and inverting cost?"},
+    {"RED", "family", "The family tree",
+     "Which published models are settings of one recurrence, and which "
+     "statements about them are not so?"},
+    {"GRAD", "gradients", "Gradients",
+     "Is the reverse walk the derivative, token by token, in chunks and "
+     "through the content gate?"},
+    {"SEG", "segments", "Sequences and batches",
+     "What may be split, packed, laid out or grouped without a change?"},
+    {"STAB", "stability", "Stability",
+     "Which gates and decays keep a state from growing?"},
+    {"CAP", "memory", "Memory", "What can a state hold, and a gate see?"},
+    {"EFF", "cost", "Cost",
+     "Parameters, operations, depth, throughput, and the length of a window."},
+    {"NUM", "numerics", "Finite precision",
+     "Where does rounding ruin what is exact on paper?"}};
+
+const group& group_of(const std::string& id) {
+  for (const group& one : groups) {
+    if (id.starts_with(std::string(one.prefix) + "-")) return one;
+  }
+  throw error("ledger: claim ", id, " belongs to no group of pages");
+}
+
+/// What a verdict means, in words.
+std::string_view words_of(verdict v) {
+  switch (v) {
+    case verdict::refuted:
+      return "False as worded. A counterexample that can be checked by hand "
+             "is below, and after it what holds.";
+    case verdict::formal:
+      return "True, for every number of tokens and channels: a proof "
+             "assistant checked the theorems below. The other evidence is "
+             "about the code.";
+    case verdict::argument:
+      return "True: an argument of a few lines or a witness says so, and what "
+             "it rests on was checked exactly.";
+    case verdict::layouts:
+      return "True for every input of the sizes that were tried, up to the "
+             "failure probability in the table; of larger sizes it says "
+             "nothing.";
+    case verdict::supported:
+      return "Supported by samples: the effects and their confidence "
+             "intervals are below.";
+    case verdict::measured:
+      return "Measured: numbers, which hold for what they were measured on.";
+    case verdict::instances:
+      return "Tried in exact instances and never false, which proves nothing.";
+    case verdict::none:
+      break;
+  }
+  return "There is no evidence.";
+}
+
+/// The drawings of counterexamples; docs/figures/ledger.cpp makes them.
+struct drawing {
+  std::string_view claim, file;
+};
+constexpr drawing drawings[] = {
+    {"WY-3", "ledger.wy_3.svg"},   {"WY-6", "ledger.wy_6.svg"},
+    {"WY-11", "ledger.wy_11.svg"}, {"RED-3", "ledger.red_3.svg"},
+    {"RED-8", "ledger.red_8.svg"}, {"STAB-7", "ledger.stab_7.svg"}};
+
+/// The number of a claim within its group.
+int number_in_group(const std::string& id) {
+  return std::stoi(id.substr(id.find('-') + 1));
+}
+
+constexpr std::string_view table_head =
+    "| claim | statement | verdict | exact instances | floating-point steps | "
+    "failure probability | mutants killed |\n|---|---|---|---|---|---|---|\n";
+
+std::string in_table(const settled& row) {
+  std::ostringstream out;
+  const std::size_t total = row.found.killed.size() + row.found.survived.size();
+  out << "| " << row.what.id << " | " << in_cell(row.what.statement) << " | "
+      << row.verdict_text() << " | " << grouped(row.found.instances) << " | "
+      << grouped(row.found.steps) << " | " << row.failure_text() << " | "
+      << row.found.killed.size() << "/" << total << " |\n";
+  return out.str();
+}
+
+/// A claim's section in the page of its group.
+std::string section(const settled& row) {
+  std::ostringstream out;
+  out << "\n## " << row.what.id << "\n\n"
+      << wrapped("*Claim.* " + row.what.statement) << "\n"
+      << wrapped("Verdict: **" + row.verdict_text() + "**. " +
+                 std::string(words_of(row.found.kind())));
+  for (const std::string& text : row.found.counterexamples) {
+    out << "\n" << wrapped("*Counterexample.* " + text);
+  }
+  for (const drawing& one : drawings) {
+    if (one.claim == row.what.id) out << "\n{{" << one.file << "}}\n";
+  }
+  for (const std::string& text : row.found.corrections) {
+    out << "\n" << wrapped("*What holds.* " + text);
+  }
+  for (const std::string& text : row.found.witnesses) {
+    out << "\n" << wrapped("*Witness.* " + text);
+  }
+  out << "\n"
+      << wrapped("Source: " + row.what.source + ". Method: " + row.what.method +
+                 ".");
+  for (const bool part : {false, true}) {
+    bool first = true;
+    for (const std::string& text : row.found.theorems) {
+      constexpr std::string_view mark = "part: ";
+      const std::size_t at = text.find(mark);
+      if ((at != std::string::npos) != part) continue;
+      if (first) {
+        out << (part ? "\nTheorems about a part of it, or another form:\n\n"
+                     : "\nTheorems:\n\n");
+      }
+      first = false;
+      std::string line = "- " + text;
+      if (part) line.erase(2 + at, mark.size());
+      out << wrapped(line + ".");
+    }
+  }
+  if (!row.found.details.empty()) out << "\nEvidence and remarks:\n";
+  for (const std::string& text : row.found.details) {
+    out << "\n" << wrapped(text);
+  }
+  if (!row.found.killed.empty()) {
+    out << "\n"
+        << wrapped("Mutants refuted: " + joined(row.found.killed, "; ") + ".");
+  }
+  for (const std::string& text : row.found.failures) {
+    out << "\n" << wrapped("FAILED: " + text);
+  }
+  return out.str();
+}
+
 }  // namespace
 
 std::string settled::verdict_text() const {
@@ -177,7 +318,8 @@ std::string as_json(const std::vector<settled>& rows, const settings& how) {
   return out.dump(1) + "\n";
 }
 
-std::string as_markdown(const std::vector<settled>& rows, const settings& how) {
+std::vector<page> as_pages(const std::vector<settled>& rows,
+                           const settings& how) {
   std::ostringstream out;
   std::ostringstream effort;
   effort << how.effort;
@@ -186,8 +328,8 @@ std::string as_markdown(const std::vector<settled>& rows, const settings& how) {
              "What is said about gated delta-rule attention, claim by claim, "
              "and what is true of it. This page is written by the program "
              "`carve-proofs`, which settles every claim anew each time it "
-             "runs; `build/bin/carve-proofs WY-3` settles one. Symbols are "
-             "those below.")
+             "runs; `build/bin/carve-proofs WY-3` settles one. Each group of "
+             "claims has a page with the evidence; symbols are those below.")
       << R"(
 ## The recurrence
 
@@ -229,8 +371,8 @@ This is the WY form. `G_t/G_s` is always a product of decays, no quotient.
              "check by hand, and the strongest wording that holds.\n"
              "- **proved for all sizes (formal)**: a theorem checked by a "
              "proof assistant, for every number of tokens and channels; "
-             "docs/proofs.md has the statements. What it does not cover is "
-             "said in the claim's section.\n"
+             "[proofs](proofs.md) has the statements. What it does not cover "
+             "is said there.\n"
              "- **proved (argument)**: an argument in a few lines, or a "
              "witness where the claim is that something exists; what the "
              "argument rests on is checked exactly.\n"
@@ -263,57 +405,52 @@ This is the WY form. `G_t/G_s` is always a product of decays, no quotient.
       << wrapped("Seed " + std::to_string(how.seed) + ", effort " +
                  effort.str() + (how.quick ? ", quick" : "") + ".")
       << "\n"
-      << "| claim | statement | verdict | exact instances | floating-point "
-         "steps | failure probability | mutants killed |\n"
-         "|---|---|---|---|---|---|---|\n";
-  for (const settled& row : rows) {
-    const std::size_t total =
-        row.found.killed.size() + row.found.survived.size();
-    out << "| " << row.what.id << " | " << in_cell(row.what.statement) << " | "
-        << row.verdict_text() << " | " << grouped(row.found.instances) << " | "
-        << grouped(row.found.steps) << " | " << row.failure_text() << " | "
-        << row.found.killed.size() << "/" << total << " |\n";
+      << "## The claims\n";
+  std::vector<page> pages(1);
+  for (const group& one : groups) {
+    std::vector<const settled*> members;
+    for (const settled& row : rows) {
+      if (&group_of(row.what.id) == &one) members.push_back(&row);
+    }
+    if (members.empty()) continue;
+    std::stable_sort(members.begin(), members.end(), [](auto* a, auto* b) {
+      return number_in_group(a->what.id) < number_in_group(b->what.id);
+    });
+    const std::string name = std::string(one.name);
+    std::string text = "# " + std::string(one.title) + ": claims {#ledger_" +
+                       name + "}\n\n" +
+                       wrapped(std::string(one.about) +
+                               " The [ledger](../ledger.md) has the "
+                               "recurrence, the symbols and all verdicts.");
+    out << "\n### " << one.title << "\n\n"
+        << wrapped(std::string(one.about) +
+                   " [Evidence, claim by claim](ledger/" + name + ".md).")
+        << "\n"
+        << table_head;
+    for (const settled* row : members) {
+      out << in_table(*row);
+      text += section(*row);
+    }
+    pages.push_back({name + ".md", text});
   }
-  for (const settled& row : rows) {
-    out << "\n## " << row.what.id << "\n\n" << wrapped(row.what.statement);
-    out << "\n"
-        << wrapped("Verdict: **" + row.verdict_text() + "**. Source: " +
-                   row.what.source + ".\n\nMethod: " + row.what.method + ".");
-    for (const std::string& text : row.found.theorems) {
-      out << "\n" << wrapped("Theorem. " + text);
-    }
-    for (const std::string& text : row.found.counterexamples) {
-      out << "\n" << wrapped("Counterexample. " + text);
-    }
-    for (const std::string& text : row.found.witnesses) {
-      out << "\n" << wrapped("Witness. " + text);
-    }
-    for (const std::string& text : row.found.corrections) {
-      out << "\n" << wrapped("What holds. " + text);
-    }
-    for (const std::string& text : row.found.details) {
-      out << "\n" << wrapped(text);
-    }
-    if (!row.found.killed.empty()) {
-      out << "\n"
-          << wrapped("Mutants refuted: " + joined(row.found.killed, "; ") +
-                     ".");
-    }
-    for (const std::string& text : row.found.failures) {
-      out << "\n" << wrapped("FAILED: " + text);
-    }
-  }
-  return out.str();
+  pages.front().text = out.str();
+  return pages;
 }
 
 std::vector<std::string> stale_rows(const std::vector<settled>& rows,
                                     std::string_view text, bool all) {
   std::vector<std::string> stale;
   for (const settled& row : rows) {
-    const std::string begin = "| " + row.what.id + " | " +
-                              in_cell(row.what.statement) + " | " +
-                              row.verdict_text() + " |";
-    if (text.find("\n" + begin) == std::string_view::npos) {
+    const std::string in_list = "\n| " + row.what.id + " | " +
+                                in_cell(row.what.statement) + " | " +
+                                row.verdict_text() + " |";
+    // Its section, up to and with the verdict.
+    const std::string whole = section(row);
+    const std::string mark = "Verdict: **" + row.verdict_text() + "**";
+    std::string start = whole.substr(0, whole.find("Verdict: **"));
+    start += mark;
+    if (text.find(in_list) == std::string_view::npos ||
+        text.find(start) == std::string_view::npos) {
       stale.push_back(row.what.id);
     }
   }
@@ -321,13 +458,23 @@ std::vector<std::string> stale_rows(const std::vector<settled>& rows,
   std::istringstream lines{std::string(text)};
   std::string line;
   while (std::getline(lines, line)) {
-    // A claim's section begins with its name.
-    if (!line.starts_with("## ") || line.find('-') == std::string::npos) {
+    // A claim is a row of the list, and a section of its page.
+    std::string id;
+    if (line.starts_with("## ") && line.find('-') != std::string::npos) {
+      id = line.substr(3);
+    } else if (line.starts_with("| ")) {
+      id = line.substr(2, line.find(' ', 2) - 2);
+      if (std::none_of(std::begin(groups), std::end(groups), [&](auto& one) {
+            return id.starts_with(std::string(one.prefix) + "-");
+          })) {
+        continue;
+      }
+    } else {
       continue;
     }
-    const std::string id = line.substr(3);
     if (std::none_of(rows.begin(), rows.end(),
-                     [&](const settled& row) { return row.what.id == id; })) {
+                     [&](const settled& row) { return row.what.id == id; }) &&
+        std::find(stale.begin(), stale.end(), id) == stale.end()) {
       stale.push_back(id);
     }
   }

@@ -48,12 +48,20 @@ settled settle(const claim& c, const settings& how,
 /// corrected, mutants_killed, mutants_total, seconds` and what failed.
 std::string as_json(const std::vector<settled>& rows, const settings& how);
 
-/// The ledger as Markdown; it holds no times.
-std::string as_markdown(const std::vector<settled>& rows, const settings& how);
+/// A page of the ledger: its file beside the first page, which has no name,
+/// and its text.
+struct page {
+  std::string name, text;
+};
 
-/// The rows whose statement or verdict in the Markdown `text` is another one,
-/// or missing; if `rows` are `all` there are, the claims of `text` that no row
-/// settles too.
+/// The ledger as Markdown: first the page of all verdicts, then one a group of
+/// claims.  It holds no times.
+std::vector<page> as_pages(const std::vector<settled>& rows,
+                           const settings& how);
+
+/// The claims whose statement or verdict in the Markdown pages `text` is
+/// another one, or missing, in the table of all or in their group's page; if
+/// `rows` are `all` there are, the claims of `text` that no row settles too.
 std::vector<std::string> stale_rows(const std::vector<settled>& rows,
                                     std::string_view text, bool all);
 
