@@ -439,10 +439,9 @@ void write_stages(std::ostream& out, const stage_verdicts& v) {
   char line[160];
   const auto row = [&](const std::string& stage, const char* error,
                        const char* ratio, const char* largest,
-                       const std::string& verdict, std::string_view meaning) {
-    std::snprintf(line, sizeof(line), "%-6s %9s %8s %8s  %-10s  %s",
-                  stage.c_str(), error, ratio, largest, verdict.c_str(),
-                  std::string(meaning).c_str());
+                       const std::string& verdict) {
+    std::snprintf(line, sizeof(line), "%-6s %9s %8s %8s  %s", stage.c_str(),
+                  error, ratio, largest, verdict.c_str());
     std::string text = line;
     text.erase(text.find_last_not_of(' ') + 1);
     out << text << '\n';
@@ -456,16 +455,15 @@ void write_stages(std::ostream& out, const stage_verdicts& v) {
     return number(x < 999.995 || !std::isfinite(x) ? "%.2f" : "%.1e", x);
   };
   out << "stages of chunks of " << v.chunk << " tokens\n\n";
-  row("", "RMS", "RMS", "largest", "", "");
-  row("stage", "error", "ratio", "ratio", "verdict", "is");
+  row("", "RMS", "RMS", "largest", "");
+  row("stage", "error", "ratio", "ratio", "verdict");
   for (const stage_verdict& s : v.stages) {
     const comparison& c = s.errors;
     row(std::string(s.row.name), number("%.2e", c.rel_rms).c_str(),
         ratio(c.ratio).c_str(), ratio(c.max_ratio).c_str(),
         c.fails()  ? "FAIL"
         : c.pass() ? "pass"
-                   : "not judged",
-        s.row.meaning);
+                   : "not judged");
   }
   out << '\n';
   if (!v.first_wrong) {

@@ -233,6 +233,8 @@ TEST_CASE("a damaged stage is named, with its chunk") {
     REQUIRE(contains(first.where, "entry 1 head 1"));
     std::ostringstream text;
     write_stages(text, v);
+    std::istringstream lines(text.str());
+    for (std::string l; std::getline(lines, l);) REQUIRE(l.size() <= 80);
     REQUIRE(contains(
         text.str(), "the first wrong stage is " + std::string(row.name) + ","));
   }
