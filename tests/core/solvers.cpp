@@ -250,6 +250,26 @@ struct noting_policy : carve::exact_policy {
   }
 };
 
+// Lists what is rounded.
+struct listing_policy : carve::exact_policy {
+  std::vector<carve::rounding_point>* seen;
+  bool per_channel;
+  template <class M>
+  void round(carve::rounding_point at, bool of_channels, M&) const {
+    REQUIRE(of_channels == per_channel);
+    seen->push_back(at);
+  }
+  template <class X>
+  X sum(carve::rounding_point at, bool of_channels, std::vector<X>& x) const {
+    REQUIRE(of_channels == per_channel);
+    // Once for all, or once a channel.
+    if (seen->back() != at) seen->push_back(at);
+    X total(0);
+    for (const X& e : x) total += e;
+    return total;
+  }
+};
+
 }  // namespace
 
 TEST_CASE("every part of a key's gradient is rounded before they are added") {
@@ -311,4 +331,52 @@ TEST_CASE("a chunk length below one is refused") {
   const auto p = head_of(f.x, f.shape, readout::after);
   REQUIRE_THROWS_WITH(carve::chunked_forward(p, 0, carve::rows<field>{}, {}),
                       "chunk: expected a length of at least 1, got 0");
+}
+
+TEST_CASE("every matrix is rounded once, and in the kernels' order") {
+  // Of one chunk with two blocks of scores: a decay per channel has factors to
+  // round, one per head has none.
+  using enum carve::rounding_point;
+  const auto points = [](bool per_channel) {
+    const fixture f({20, 2, 2}, erase::key);
+    auto p = head_of(f.x, f.shape, readout::after);
+    if (!per_channel) p.a.channel = 0;
+    std::vector<carve::rounding_point> seen;
+    const chunked_solver<listing_policy> solver{20, {{}, &seen, per_channel}};
+    walk(p, f.shape, f.along, f.dO, f.dS, solver, f.step);
+    return seen;
+  };
+  const auto repeated = [](carve::rounding_point at, std::size_t n) {
+    return std::vector<carve::rounding_point>(n, at);
+  };
+  for (const bool per_channel : {false, true}) {
+    CAPTURE(per_channel);
+    const std::size_t factors = per_channel ? 2 : 0;
+    std::vector<carve::rounding_point> expected;
+    const auto then = [&](const std::vector<carve::rounding_point>& more) {
+      expected.insert(expected.end(), more.begin(), more.end());
+    };
+    const auto there = [&] {
+      then(repeated(score, factors));  // L
+      then(repeated(inverse, 4));      // the one block below the diagonal
+      then({T});
+      then(repeated(score, factors));  // P
+      then({P, r, wv, rg, qg, kg, S, Twv, W});
+      if (!per_channel) then({U_tail});
+      then({U});
+    };
+    there(), there();  // the start states, then the chunk itself
+    then({dS, PtdO, dU, qg_back, dW, M, MTt});
+    // dP, then dL: two products of two factors each, or the whole.
+    then(repeated(per_channel ? score : dscore, per_channel ? 4 : 1));
+    then(repeated(per_channel ? score : dscore, per_channel ? 4 : 1));
+    then({SdS});
+    then(repeated(dk_part, 3));
+    if (points(per_channel) != expected) {
+      for (const auto at : points(per_channel)) {
+        UNSCOPED_INFO(static_cast<int>(at));
+      }
+      CHECK(points(per_channel) == expected);
+    }
+  }
 }
