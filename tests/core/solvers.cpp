@@ -5,6 +5,7 @@
 #include <random>
 #include <utility>
 
+#include "carve/content_gate.hpp"
 #include "carve/multiprecision.hpp"
 #include "carve/prime_field.hpp"
 #include "carve/solver.hpp"
@@ -50,6 +51,18 @@ struct random_case {
 };
 
 using fixture = random_case<field>;
+
+// An activation that any ring has.
+struct square {
+  template <class T>
+  T value(const T& x) const {
+    return x * x;
+  }
+  template <class T>
+  T derivative(const T& x, const T&) const {
+    return x + x;
+  }
+};
 
 }  // namespace
 
@@ -379,4 +392,39 @@ TEST_CASE("every matrix is rounded once, and in the kernels' order") {
       CHECK(points(per_channel) == expected);
     }
   }
+}
+
+TEST_CASE("gradients are added to what is there") {
+  const fixture f({5, 2, 3}, erase::key);
+  const auto twice = [&f](const auto& backward) {
+    auto g = fill<field>(f.shape, f.along, [] { return field(0); });
+    const carve::head_cotangents<field> in{
+        rows_of<const field>(f.dO, 3), state_of<const field>(f.dS, f.shape)};
+    const auto p = head_of(f.x, f.shape, readout::after);
+    backward(p, in, gradients_of(g, f.shape));
+    const auto once = g;
+    backward(p, in, gradients_of(g, f.shape));
+    for (std::size_t i = 0; i < g.S0.size(); ++i) {
+      REQUIRE(g.S0[i] == once.S0[i] + once.S0[i]);
+    }
+    for (std::size_t i = 0; i < g.k.size(); ++i) {
+      REQUIRE(g.k[i] == once.k[i] + once.k[i]);
+    }
+  };
+  const auto by = [&twice](const auto& solver) {
+    twice([&solver](const auto& p, const auto& in, const auto& to) {
+      solver.backward(p, in, to);
+    });
+  };
+  by(carve::definition_solver{});
+  by(recurrent_solver{});
+  by(chunked_solver<>{2});
+  by(columnwise_solver{2});
+  const std::vector<field> down{1, 2, 3}, up{4, 5};
+  const carve::content_gate<field> gate{
+      2, 1, {down.data(), 3, 1}, {up.data(), 1, 1}};
+  twice([&gate](const auto& p, const auto& in, const auto& to) {
+    carve::content_backward(p, gate, recurrent_solver{}, in, to, {}, {}, {},
+                            square{});
+  });
 }
