@@ -59,7 +59,7 @@ int run(int count, char** arguments) {
   app.require_subcommand(1);
   std::tuple<verify_command, diagnose_command, reference_command,
              relate_command, plan_command, stages_command, vectors_command,
-             check_command, families_command, show_command>
+             check_command, families_command, tensors_command, show_command>
       all;
   std::apply([&app](auto&... command) { (command.declare(app), ...); }, all);
   app.footer("`carve COMMAND --help` describes a command.");

@@ -535,6 +535,28 @@ void write_families(std::ostream& out) {
   out << "\nA gate varies along that axis of the state, or is one number per "
          "head; a mask\nvaries along both; beta is one number per head, erase "
          "and write gate in one.\n1: there is no such gate.\n\n";
+  const auto word = [](auto choice, const auto& words) {
+    return std::string(words[static_cast<std::size_t>(choice)]);
+  };
+  constexpr std::string_view addresses[] = {"b * k", "b * p", "r"};
+  constexpr std::string_view directions[] = {"k", "y", "b * r"};
+  constexpr std::string_view orders[] = {"after", "before"};
+  constexpr std::string_view steps[] = {"1", "as given", "erase p, then k",
+                                        "last token's, then its own"};
+  text_table how({0, 1, 2, 3, 4});
+  how.add({"family", "address", "direction", "decay", "sub-steps a token"});
+  for (const family_info& f : families) {
+    const bool erases = f.erases();
+    how.add({std::string(f.name),
+             erases ? word(f.address, addresses) : std::string("none"),
+             erases ? word(f.direction, directions) : std::string("none"),
+             erases ? word(f.erase_reads, orders) : std::string("none"),
+             word(f.steps, steps)});
+  }
+  how.write(out);
+  out << "\nWhat is erased is looked up at the address, after or before the "
+         "decay, and taken\naway along the direction; a tied gate is b "
+         "too.\n\n";
   text_table names({0, 1});
   names.add({"family", "tensors it takes"});
   for (const family_info& f : families) {
@@ -548,6 +570,51 @@ void write_families(std::ostream& out) {
   out << "\nEach may come with initial_state and cu_seqlens, and with gd, the "
          "log of a decay\nalong the value axis; A_log and dt_bias belong to a "
          "decay activation.\n";
+}
+
+void write_tensors(std::ostream& out, std::size_t width) {
+  constexpr std::string_view roles[] = {"token", "state", "parameter"};
+  std::vector<std::vector<std::string>> rows;
+  const auto add = [&](const tensor_row& row, const std::string& of) {
+    std::string axes;
+    std::string takers;
+    std::size_t count = 0;
+    axis along = axis::none;
+    for (const family_info& f : families) {
+      const axis a = row.along(f);
+      if (a == axis::none) continue;
+      takers += (count++ == 0 ? "" : " ") + std::string(f.name);
+      if (static_cast<int>(a) > static_cast<int>(along)) along = a;
+    }
+    for (const std::string_view letters : axes_of(row, families[0], along)) {
+      axes += (axes.empty() ? "[" : ",") + std::string(letters);
+    }
+    std::string role(roles[static_cast<std::size_t>(row.role)]);
+    if (!of.empty()) role = of;
+    if (row.optional) role += ", optional";
+    rows.push_back({std::string(row.name), axes + "]", role,
+                    std::string(row.meaning),
+                    count == families.size() ? "all" : takers});
+  };
+  for (const tensor_row& row : tensors<double>::members()) add(row, "");
+  for (const tensor_row& row : outputs<double>::members()) add(row, "output");
+  for (const std::vector<std::string>& r : rows) {
+    constexpr std::size_t at = 17;
+    out << two_columns(r[0], r[1] + ", " + r[2] + ": " + r[3], at, width)
+        << two_columns("", "of " + r[4], at, width);
+  }
+  out << '\n'
+      << wrapped(
+             "B batch, T tokens, H query and key heads, HV value heads, K "
+             "key channels, V value channels, N sequences, rho the inner "
+             "rank of the content gate. Axes are the most that a tensor "
+             "has: a gate per head lacks the last, gates may have H heads "
+             "for HV, states are [N,HV,V,K] if state_v_first, and a "
+             "family that is given its sub-steps has Tn tokens. A file "
+             "may hold do, dfinal_state and the gradient of each input, "
+             "named with a d before it, and cu_seqlens.",
+             width)
+      << '\n';
 }
 
 void write_content(std::ostream& out, const st::file& file) {

@@ -3,6 +3,7 @@
 /// and the two other tables that the program prints.
 #pragma once
 
+#include <cstddef>
 #include <optional>
 #include <ostream>
 #include <string>
@@ -61,6 +62,9 @@ void write_diagnosis_json(std::ostream& out, const diagnosis& found);
 
 /// The family's table.
 void write_families(std::ostream& out);
+
+/// The table of tensors, in lines of at most `width` columns.
+void write_tensors(std::ostream& out, std::size_t width);
 
 /// Metadata and tensors of a file, whether carve knows them or not.
 void write_content(std::ostream& out, const safetensors::file& file);

@@ -167,6 +167,77 @@ TEST_CASE("a bias of the decay has its head and its channel") {
   }
 }
 
+TEST_CASE("a decay's rate is that of its head, its bound the one given") {
+  carve::activations act;
+  act.decay = carve::decay_activation::softplus;
+  const carve::tensor<double> x({1, 1, 2}, {0.5, 0.5});
+  const carve::tensor<double> A_log({2}, {0, std::log(3.0)});
+  const auto g = carve::activate_decay(act, x, A_log, {}).data;
+  REQUIRE(g[1] == Approx(3 * g[0]));
+  act.decay = carve::decay_activation::bounded, act.lower_bound = -2;
+  const double s = 1 / (1 + std::exp(-0.5));
+  REQUIRE(carve::activate_decay(act, x, {}, {}).data[0] == Approx(-2 * s));
+  const carve::tensor<double> dg({1, 1, 2}, {1, 0});
+  REQUIRE(
+      carve::activate_decay_back<double>(act, x, {}, {}, dg, nullptr, nullptr)
+          .data[0] == Approx(-2 * s * (1 - s)));
+}
+
+TEST_CASE("sequences are packed in one batch entry") {
+  auto p = random_problem<double>(family::gdn2, {2, 5, 1, 1, 3, 4});
+  p.cu_seqlens = {0, 2, 5};
+  REQUIRE_THROWS_WITH(carve::check(p),
+                      Catch::Matchers::StartsWith("cu_seqlens: "));
+}
+
+TEST_CASE("a decay is the same in each of its domains, and so its gradient") {
+  auto p = random_problem<double>(family::gdn2, {1, 5, 1, 1, 3, 4});
+  p.in.gd = carve::tensor<double>({1, 5, 1, 4});
+  for (std::size_t i = 0; i < p.in.gd.data.size(); ++i) {
+    p.in.gd.data[i] = -0.05 * static_cast<double>(i % 7);
+  }
+  const carve::outputs<double> cotangents{p.in.v, {}};
+  const auto by_log = carve::backward(p, cotangents);
+  for (const auto domain :
+       {carve::decay_domain::log2, carve::decay_domain::linear}) {
+    auto other = p;
+    other.act.domain = domain;
+    const bool linear = domain == carve::decay_domain::linear;
+    for (auto* x : {&other.in.g, &other.in.gd}) {
+      for (double& e : x->data) e = linear ? std::exp(e) : e / std::log(2.0);
+    }
+    const auto r = carve::backward(other, cotangents);
+    for (std::size_t i = 0; i < r.out.o.data.size(); ++i) {
+      REQUIRE(r.out.o.data[i] == Approx(by_log.out.o.data[i]));
+    }
+    const auto expect = [&](const auto& d, const auto& of_log, const auto& a) {
+      for (std::size_t i = 0; i < d.data.size(); ++i) {
+        const double e = of_log.data[i];
+        REQUIRE(d.data[i] ==
+                Approx(linear ? e / a.data[i] : e * std::log(2.0)));
+      }
+    };
+    expect(r.gradients.g, by_log.gradients.g, other.in.g);
+    expect(r.gradients.gd, by_log.gradients.gd, other.in.gd);
+  }
+}
+
+TEST_CASE("q and k are divided by the norm that is asked for") {
+  const carve::tensor<double> x({1, 2}, {3, 4}), dy({1, 2}, {1, 0});
+  carve::activations act;
+  act.norm = carve::l2_norm::mean, act.l2_epsilon = 12;
+  // sqrt(2 (25 / 2 + 12)) = 7
+  REQUIRE(carve::l2_normalise(x, act).data[0] == Approx(3 / 7.));
+  REQUIRE(carve::l2_normalise_back(x, dy, act).data[1] ==
+          Approx(-3 * 4 / (7 * 49.)));
+  act.norm = carve::l2_norm::maximum;  // 5 is less than 12
+  REQUIRE(carve::l2_normalise(x, act).data[1] == Approx(4 / 12.));
+  REQUIRE(carve::l2_normalise_back(x, dy, act).data[0] == Approx(1 / 12.));
+  REQUIRE(carve::l2_normalise_back(x, dy, act).data[1] == 0);
+  act.l2_epsilon = 1;
+  REQUIRE(carve::l2_normalise(x, act).data[0] == Approx(3 / 5.));
+}
+
 TEST_CASE("without a scale it is one over the root of the key channels") {
   auto p = random_problem<double>(family::gdn2, {1, 5, 1, 1, 4, 9});
   const outputs<double> out = carve::forward(p);
@@ -381,6 +452,18 @@ TEST_CASE("value heads of a group share their query and key head") {
         repeated.gradients.k.data[i];
   }
   REQUIRE(distance(grouped.gradients.k, sum) <= 1e-15);
+}
+
+TEST_CASE("a read-out before the update is that of the token before") {
+  auto p = random_problem<double>(family::gdn2, {1, 5, 1, 1, 3, 4});
+  for (std::size_t i = 3; i < p.in.q.data.size(); ++i) {
+    p.in.q.data[i] = p.in.q.data[i - 3];
+  }
+  const auto after = carve::forward(p).o.data;
+  p.read = carve::readout::before;
+  const auto before = carve::forward(p).o.data;
+  REQUIRE(std::vector<double>(before.begin() + 4, before.end()) ==
+          std::vector<double>(after.begin(), after.end() - 4));
 }
 
 TEST_CASE("states may lie with the value axis first") {

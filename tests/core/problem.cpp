@@ -185,3 +185,40 @@ TEST_CASE("only a name that is nearly right is guessed at") {
   REQUIRE(guess("").empty());
   REQUIRE(guess(std::string(1000000, 'g')).empty());
 }
+
+TEST_CASE("activations that do not fit their tensors are refused") {
+  using Catch::Matchers::StartsWith;
+  const auto kda = [] {
+    return random_problem<double>(family::kda, {1, 4, 2, 4, 3, 2});
+  };
+  auto p = kda();
+  p.in.A_log = tensor<double>({4});
+  REQUIRE_THROWS_WITH(check(p), StartsWith("A_log: expected a decay activ"));
+  p.act.decay = carve::decay_activation::softplus;
+  REQUIRE_NOTHROW(check(p));
+  p.act.domain = carve::decay_domain::log2;
+  REQUIRE_THROWS_WITH(check(p), StartsWith("decay domain: "));
+  p.act.domain = carve::decay_domain::log;
+  p.in.g = tensor<double>({1, 4, 2, 3});
+  REQUIRE_THROWS_WITH(check(p), StartsWith("g: expected logits of 4 value"));
+  p = kda();
+  p.act.domain = carve::decay_domain::linear;
+  p.in.g.data[7] = 0;
+  REQUIRE_THROWS_WITH(check(p), StartsWith("g: expected decays above zero"));
+  p = kda();
+  p.act.l2norm = true, p.act.l2_epsilon = -1;
+  REQUIRE_THROWS_WITH(check(p), StartsWith("l2 epsilon: "));
+  auto c = random_problem<double>(family::carve, {1, 4, 1, 1, 3, 2});
+  c.act.b = carve::gate_activation::sigmoid;
+  REQUIRE_THROWS_WITH(check(c), StartsWith("b: the carve family"));
+  c.act.b = carve::gate_activation::none, c.window = 0;
+  REQUIRE_THROWS_WITH(check(c), StartsWith("window: "));
+}
+
+TEST_CASE("there are as many states as there are heads of q or v") {
+  auto p = random_problem<double>(family::gdn, {1, 4, 4, 4, 3, 2});
+  p.in.v = tensor<double>({1, 4, 2, 2});
+  const carve::dimensions n = check(p);
+  REQUIRE(n.HV == 4);
+  REQUIRE(n.VH == 2);
+}

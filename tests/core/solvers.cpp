@@ -5,6 +5,7 @@
 #include <random>
 #include <utility>
 
+#include "carve/content_gate.hpp"
 #include "carve/multiprecision.hpp"
 #include "carve/prime_field.hpp"
 #include "carve/solver.hpp"
@@ -50,6 +51,18 @@ struct random_case {
 };
 
 using fixture = random_case<field>;
+
+// An activation that any ring has.
+struct square {
+  template <class T>
+  T value(const T& x) const {
+    return x * x;
+  }
+  template <class T>
+  T derivative(const T& x, const T&) const {
+    return x + x;
+  }
+};
 
 }  // namespace
 
@@ -250,6 +263,26 @@ struct noting_policy : carve::exact_policy {
   }
 };
 
+// Lists what is rounded.
+struct listing_policy : carve::exact_policy {
+  std::vector<carve::rounding_point>* seen;
+  bool per_channel;
+  template <class M>
+  void round(carve::rounding_point at, bool of_channels, M&) const {
+    REQUIRE(of_channels == per_channel);
+    seen->push_back(at);
+  }
+  template <class X>
+  X sum(carve::rounding_point at, bool of_channels, std::vector<X>& x) const {
+    REQUIRE(of_channels == per_channel);
+    // Once for all, or once a channel.
+    if (seen->back() != at) seen->push_back(at);
+    X total(0);
+    for (const X& e : x) total += e;
+    return total;
+  }
+};
+
 }  // namespace
 
 TEST_CASE("every part of a key's gradient is rounded before they are added") {
@@ -311,4 +344,87 @@ TEST_CASE("a chunk length below one is refused") {
   const auto p = head_of(f.x, f.shape, readout::after);
   REQUIRE_THROWS_WITH(carve::chunked_forward(p, 0, carve::rows<field>{}, {}),
                       "chunk: expected a length of at least 1, got 0");
+}
+
+TEST_CASE("every matrix is rounded once, and in the kernels' order") {
+  // Of one chunk with two blocks of scores: a decay per channel has factors to
+  // round, one per head has none.
+  using enum carve::rounding_point;
+  const auto points = [](bool per_channel) {
+    const fixture f({20, 2, 2}, erase::key);
+    auto p = head_of(f.x, f.shape, readout::after);
+    if (!per_channel) p.a.channel = 0;
+    std::vector<carve::rounding_point> seen;
+    const chunked_solver<listing_policy> solver{20, {{}, &seen, per_channel}};
+    walk(p, f.shape, f.along, f.dO, f.dS, solver, f.step);
+    return seen;
+  };
+  const auto repeated = [](carve::rounding_point at, std::size_t n) {
+    return std::vector<carve::rounding_point>(n, at);
+  };
+  for (const bool per_channel : {false, true}) {
+    CAPTURE(per_channel);
+    const std::size_t factors = per_channel ? 2 : 0;
+    std::vector<carve::rounding_point> expected;
+    const auto then = [&](const std::vector<carve::rounding_point>& more) {
+      expected.insert(expected.end(), more.begin(), more.end());
+    };
+    const auto there = [&] {
+      then(repeated(score, factors));  // L
+      then(repeated(inverse, 4));      // the one block below the diagonal
+      then({T});
+      then(repeated(score, factors));  // P
+      then({P, r, wv, rg, qg, kg, S, Twv, W});
+      if (!per_channel) then({U_tail});
+      then({U});
+    };
+    there(), there();  // the start states, then the chunk itself
+    then({dS, PtdO, dU, qg_back, dW, M, MTt});
+    // dP, then dL: two products of two factors each, or the whole.
+    then(repeated(per_channel ? score : dscore, per_channel ? 4 : 1));
+    then(repeated(per_channel ? score : dscore, per_channel ? 4 : 1));
+    then({SdS});
+    then(repeated(dk_part, 3));
+    if (points(per_channel) != expected) {
+      for (const auto at : points(per_channel)) {
+        UNSCOPED_INFO(static_cast<int>(at));
+      }
+      CHECK(points(per_channel) == expected);
+    }
+  }
+}
+
+TEST_CASE("gradients are added to what is there") {
+  const fixture f({5, 2, 3}, erase::key);
+  const auto twice = [&f](const auto& backward) {
+    auto g = fill<field>(f.shape, f.along, [] { return field(0); });
+    const carve::head_cotangents<field> in{
+        rows_of<const field>(f.dO, 3), state_of<const field>(f.dS, f.shape)};
+    const auto p = head_of(f.x, f.shape, readout::after);
+    backward(p, in, gradients_of(g, f.shape));
+    const auto once = g;
+    backward(p, in, gradients_of(g, f.shape));
+    for (std::size_t i = 0; i < g.S0.size(); ++i) {
+      REQUIRE(g.S0[i] == once.S0[i] + once.S0[i]);
+    }
+    for (std::size_t i = 0; i < g.k.size(); ++i) {
+      REQUIRE(g.k[i] == once.k[i] + once.k[i]);
+    }
+  };
+  const auto by = [&twice](const auto& solver) {
+    twice([&solver](const auto& p, const auto& in, const auto& to) {
+      solver.backward(p, in, to);
+    });
+  };
+  by(carve::definition_solver{});
+  by(recurrent_solver{});
+  by(chunked_solver<>{2});
+  by(columnwise_solver{2});
+  const std::vector<field> down{1, 2, 3}, up{4, 5};
+  const carve::content_gate<field> gate{
+      2, 1, {down.data(), 3, 1}, {up.data(), 1, 1}};
+  twice([&gate](const auto& p, const auto& in, const auto& to) {
+    carve::content_backward(p, gate, recurrent_solver{}, in, to, {}, {}, {},
+                            square{});
+  });
 }

@@ -206,6 +206,17 @@ TEST_CASE("the JSON report has all that the table has") {
   REQUIRE(j.at("tensors")[0].at("dtype") == "BF16");
 }
 
+TEST_CASE("each of the two limits is that of its own error") {
+  const std::string largest =
+      carve_with("verify --max-threshold 0.01 " + quoted_dump).out;
+  REQUIRE(contains(largest, "0.01 allowed"));
+  REQUIRE(contains(largest, "times the largest of sound ways, 0.01 allowed"));
+  REQUIRE(!contains(largest, "RMS error"));
+  const std::string rms =
+      carve_with("verify --threshold 0.01 " + quoted_dump).out;
+  REQUIRE(contains(rms, "units, 0.01 allowed"));
+}
+
 TEST_CASE("reports of a failure are valid and say so") {
   const scratch folder;
   editable e = fixtures::small();
@@ -263,7 +274,7 @@ TEST_CASE("unusable arguments exit 2 with a message and where to read on") {
   };
   says("", "A subcommand is required");
   says("verfy x", "expected one of [verify,diagnose,reference,");
-  says("verfy x", ",families,show], got \"verfy\"");
+  says("verfy x", ",families,tensors,show], got \"verfy\"");
   says("verify", "is required");
   says("verify --treshold 2 x", "--treshold");
   says("verify --threads 0 x", "--threads");
@@ -1127,7 +1138,7 @@ TEST_CASE("one long head says how long it will take") {
 TEST_CASE("help and version are there and fit the columns there are") {
   for (const char* words :
        {"--help", "verify --help", "diagnose --help", "reference --help",
-        "families --help", "show --help"}) {
+        "families --help", "tensors --help", "show --help"}) {
     for (const std::size_t columns : {60u, 80u, 100u}) {
       CAPTURE(words, columns);
       const std::string variable = "COLUMNS=" + std::to_string(columns);
@@ -1240,6 +1251,45 @@ TEST_CASE("families lists them all") {
   for (const carve::family_info& f : carve::families) {
     REQUIRE(contains(r.out, "\n" + std::string(f.name) + " "));
   }
+}
+
+TEST_CASE("families tells how each of them erases") {
+  const std::string out = carve_with("families").out;
+  REQUIRE(
+      contains(out, "\ngdn                  b * k    k          after   1\n"));
+  REQUIRE(
+      contains(out, "\nrwkv7                r        b * r      before  1\n"));
+}
+
+TEST_CASE("tensors lists them all, at any width") {
+  for (const std::size_t columns : {60u, 80u, 100u}) {
+    const result r =
+        carve_with("tensors", "COLUMNS=" + std::to_string(columns));
+    REQUIRE(r.exit == 0);
+    REQUIRE(widest_line(r.out) <= columns);
+    for (const carve::tensor_row& row : carve::each_tensor<char>::members()) {
+      REQUIRE(contains("\n" + r.out, "\n  " + std::string(row.name) + " "));
+    }
+  }
+  const std::string out = carve_with("tensors", "COLUMNS=80").out;
+  REQUIRE(contains(out, "\n  E              [B,T,HV,K,V], token: "));
+  REQUIRE(contains(out, "of full_erase\n"));
+  REQUIRE(contains(out, "\n  final_state    [N,HV,K,V], output: "));
+  // The manual shows the same.
+  REQUIRE(contains(content(CARVE_TENSORS_PAGE), "\n" + out));
+}
+
+TEST_CASE("show counts what is no number and leaves it out") {
+  const scratch folder;
+  editable e = fixtures::small();
+  e.tensors["o"].values[0] = std::nan("");
+  e.tensors["o"].values[1] = HUGE_VAL;
+  const std::string file = folder / "nan.safetensors";
+  e.writer().save(file);
+  const std::string out = carve_with("show '" + file + "'").out;
+  REQUIRE(contains(out, "2 elements are NaN or infinite"));
+  REQUIRE(!contains(out, "nan "));
+  REQUIRE(!contains(out, "inf "));
 }
 
 TEST_CASE("show prints metadata and tensors") {

@@ -76,6 +76,28 @@ TEST_CASE("a period is found, and none where there is none") {
   REQUIRE_FALSE(s.find().period);
 }
 
+TEST_CASE("what has gaps or stops is no period") {
+  subject gaps, stops;
+  for (index_t t = 15; t < 128; t += 16) {
+    if (t != 63) gaps.damage(t, 0, 1e-3);
+    if (t < 64) stops.damage(t, 0, 1e-3);
+  }
+  REQUIRE_FALSE(gaps.find().outside.empty());
+  REQUIRE_FALSE(gaps.find().period);
+  REQUIRE_FALSE(stops.find().outside.empty());
+  REQUIRE_FALSE(stops.find().period);
+}
+
+TEST_CASE("a factor explains an error of which it leaves a twentieth") {
+  subject s;
+  for (std::size_t i = 0; i < s.actual.size(); ++i) {
+    // Off by a tenth, and half of that again in another shape.
+    s.actual[i] = 1.1 * static_cast<double>(s.exact[i]) +
+                  0.05 * std::cos(7.0 * static_cast<double>(i));
+  }
+  REQUIRE_FALSE(s.find().factor);
+}
+
 TEST_CASE("a factor that explains the error is found, and no other") {
   subject s;
   for (double& x : s.actual) x *= 5.66;

@@ -49,3 +49,72 @@ TEST_CASE("the replay with another chunk length passes") {
             << std::setprecision(2) << ": RMS ratios " << least << " to "
             << most << ", largest-error ratios up to " << largest << '\n';
 }
+
+TEST_CASE("each rounding point is treated as the table of the manual says") {
+  using enum carve::rounding_point;
+  // Three values: as it was, as a number of bf16, as one cut to tf32.
+  constexpr float whole = 0x1.01fffep0f, operand = 0x1.02p0f, cut = 0x1.01cp0f;
+  const auto treated = [](carve::rounding_point at, bool per_channel) {
+    carve::matrix<float> m(1, 1);
+    m(0, 0) = whole;
+    operand_policy(format::bf16).round(at, per_channel, m);
+    return m(0, 0);
+  };
+  for (const auto at :
+       {T, P, r, wv, rg, W, Twv, S, U, dS, PtdO, dU, dW, M, MTt, SdS}) {
+    CAPTURE(static_cast<int>(at));
+    REQUIRE(treated(at, true) == operand);
+    REQUIRE(treated(at, false) == operand);
+  }
+  for (const auto at : {qg, kg}) {
+    REQUIRE(treated(at, true) == operand);
+    REQUIRE(treated(at, false) == whole);
+  }
+  for (const auto at : {U_tail, dscore, dk_part}) {
+    REQUIRE(treated(at, true) == whole);
+    REQUIRE(treated(at, false) == operand);
+  }
+  REQUIRE(treated(score, true) == cut);
+  REQUIRE(treated(score, false) == whole);
+  REQUIRE(treated(inverse, true) == cut);
+  REQUIRE(treated(inverse, false) == cut);
+  REQUIRE(treated(qg_back, true) == whole);
+  REQUIRE(treated(qg_back, false) == cut);
+}
+
+TEST_CASE("partial sums are numbers of the operand format") {
+  // 1 + 2^-8 lies in the middle and goes to the even 1, twice.
+  std::vector<float> x{1, 0x1p-8f, 0x1p-8f, 0};
+  REQUIRE(
+      operand_policy(format::bf16).sum(carve::rounding_point::SdS, true, x) ==
+      1);
+}
+
+TEST_CASE("a draw is another at each rounding point") {
+  const auto drawn = [](carve::rounding_point at) {
+    carve::matrix<float> m(1, 1);
+    m(0, 0) = 0x1.01fffep0f;
+    operand_policy({format::bf16, false, 7}).round(at, true, m);
+    return m(0, 0);
+  };
+  REQUIRE(drawn(carve::rounding_point::P) != drawn(carve::rounding_point::U));
+}
+
+TEST_CASE("the profiles tf32 and fp32 have operands of their own") {
+  const carve::program::dump d = fixtures::read("gdn_bf16");
+  const auto p = carve::program::convert_problem<float>(
+      d.in, [](double x) { return static_cast<float>(x); });
+  const auto o = [&](carve::profile as, format operand) {
+    return carve::replay(p, {}, as, operand).out.o.data;
+  };
+  const auto by = [&](format operand) {
+    return carve::forward(
+               p, chunked_solver<operand_policy>{64, operand_policy(operand)})
+        .o.data;
+  };
+  REQUIRE(o(carve::profile::tensor_core, format::bf16) == by(format::bf16));
+  REQUIRE(o(carve::profile::tf32, format::bf16) == by(format::tf32));
+  REQUIRE(o(carve::profile::fp32, format::bf16) == by(format::f32));
+  REQUIRE(by(format::bf16) != by(format::tf32));
+  REQUIRE(by(format::tf32) != by(format::f32));
+}

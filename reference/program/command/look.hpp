@@ -1,6 +1,9 @@
 /// @file
-/// `carve families` and `carve show`: what the library knows, what a file has.
+/// `carve families`, `carve tensors` and `carve show`: what the library knows,
+/// what a file has.
 #pragma once
+
+#include <unistd.h>
 
 #include <iostream>
 
@@ -18,6 +21,19 @@ struct families_command {
 
   int run() const {
     write_families(std::cout);
+    return passed;
+  }
+};
+
+struct tensors_command {
+  static constexpr const char* command = "tensors";
+
+  void declare(CLI::App& app) {
+    app.add_subcommand(command, "print the tensors, their axes and families");
+  }
+
+  int run() const {
+    write_tensors(std::cout, columns_of(STDOUT_FILENO));
     return passed;
   }
 };
