@@ -4,6 +4,8 @@
 
 #include <vector>
 
+#include "carve/index.hpp"
+
 namespace carve {
 
 /// Where a tensor-core kernel rounds. The names are those of the matrices in
