@@ -184,3 +184,10 @@ def test_bfloat16():
         "tensor-core/BF16",
         "ieee-recurrent",
     }
+
+
+def test_a_folder_of_a_suites_name_is_not_taken_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "smoke").mkdir()
+    made = carve.vectors("smoke", only={"family": "linear", "length": "1"})
+    assert made.folder != pathlib.Path("smoke") and len(made) > 1

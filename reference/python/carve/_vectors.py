@@ -121,6 +121,7 @@ class Suite:
         return len(self.manifest["vectors"])
 
 
+_SUITES = ("smoke", "standard", "full")
 _folders: list[tempfile.TemporaryDirectory] = []  # until the interpreter ends
 
 
@@ -137,12 +138,13 @@ def vectors(suite="smoke", *, only=None, seed=1, profiles=()) -> Suite:
     """Test vectors, made by the program once in a process.
 
     suite     "smoke", "standard", "full", or a folder that `carve vectors` wrote
+              (one of such a name with its path, as in "./smoke")
     only      regimes of a suite that is made: {"family": "gdn", "decay": ["slow",
               "strong"]}; their pairs are covered anew
     profiles  whose units the manifest is to hold; all if empty
     """
     folder = pathlib.Path(suite)
-    if not folder.is_dir():
+    if suite in _SUITES or not folder.is_dir():
         words = ["--suite", str(suite), "--seed", str(seed)]
         for factor, values in (only or {}).items():
             values = [values] if isinstance(values, str) else values
