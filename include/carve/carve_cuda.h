@@ -33,9 +33,15 @@ typedef struct carve_cuda_problem {
   const char* family;        /*!< delta, gdn, kda, gdn2, carve or value_erase */
   carve_dtype input;         /*!< F32, F16 or BF16: q, k, v, beta, b, e, w, o */
   carve_dtype decay;         /*!< the same of g */
-  int B, T, H, HV, K, V;     /*!< sizes */
+  int B;                     /*!< batch entries; 1 where sequences are packed */
+  int T;                     /*!< tokens */
+  int H;                     /*!< heads of q and k */
+  int HV;                    /*!< heads of v, a multiple of H */
+  int K;                     /*!< channels of q and k */
+  int V;                     /*!< channels of v */
   int N;                     /*!< sequences: B, or those of cu_seqlens */
-  int window, rank;          /*!< of the content gate (family carve) */
+  int window;                /*!< of the content gate (family carve) */
+  int rank;                  /*!< likewise */
   int read_before;           /*!< not 0: o_t from the state before token t */
   int general;               /*!< not 0: the plain kernels, in fp32 */
   float scale;               /*!< factor of the read-out */
@@ -66,10 +72,17 @@ typedef struct carve_cuda_gradients {
   carve_cuda_tensor d_o;      /*!< in */
   const float* d_final_state; /*!< in, or NULL */
   const float* window_means;  /*!< in: what the forward wrote there, or NULL */
-  carve_cuda_tensor dq, dk, dv, dg, dbeta, db, de, dw; /*!< out */
-  float* d_initial_state;                              /*!< out */
-  float* d_w_down;                                     /*!< out */
-  float* d_w_up;                                       /*!< out */
+  carve_cuda_tensor dq;       /*!< out */
+  carve_cuda_tensor dk;       /*!< out */
+  carve_cuda_tensor dv;       /*!< out */
+  carve_cuda_tensor dg;       /*!< out */
+  carve_cuda_tensor dbeta;    /*!< out */
+  carve_cuda_tensor db;       /*!< out */
+  carve_cuda_tensor de;       /*!< out */
+  carve_cuda_tensor dw;       /*!< out */
+  float* d_initial_state;     /*!< out */
+  float* d_w_down;            /*!< out */
+  float* d_w_up;              /*!< out */
 } carve_cuda_gradients;
 
 /*! Not 0: this library has the kernels. */

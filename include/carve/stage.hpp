@@ -19,11 +19,11 @@ enum class stage { S, G, L, T, P, W, U, dP, dU, dW, dT, dL, dS };
 
 /// One row of the table of stages.
 struct stage_row {
-  stage id;
+  stage id;               ///< which
   std::string_view name;  ///< in files
   /// The axes within a chunk: t and s its sub-steps, K and V the channels.
   std::string_view axes;
-  std::string_view meaning;
+  std::string_view meaning;  ///< in words
   /// Of t by s: the diagonal counts, else what is below it alone.
   bool diagonal = false;
   /// Present only where something is erased.
@@ -99,6 +99,7 @@ inline constexpr std::array stage_table{
 /// it is walked back.
 template <class T, class Base = exact_policy>
 struct recording_policy : Base {
+  /// Who is shown a matrix.
   using taker = std::function<void(stage, const head<T>&, const matrix<T>&)>;
   taker take;  ///< called for each matrix
 
