@@ -7,7 +7,8 @@ A copy of the sources is built once with every fault in it, each behind a
 switch that the environment variable CARVE_FAULT turns on.  For each fault the
 tests that faults.py names for its file run until one fails.  --report writes
 the score and a row for each fault; the tests that killed them there last are
-tried first.  With numbers only those faults are tried and nothing is written.
+tried first.  With numbers only those faults are tried; the report keeps what
+it says of the others.
 --check only says whether every row fits the sources.  Exits 1 where a row does
 not fit or a fault survives, 2 where the tests fail without one.
 """
@@ -188,24 +189,24 @@ def run(to, number, test, case=""):
     return name or "it crashes"
 
 
-def known_killers(report):
-    killers = {}
+def known_results(report):
+    """For each row of the report, by file and sentence, its last cell."""
+    known = {}
     if report and os.path.exists(report):
         with open(report, encoding="utf-8") as f:
             for line in f:
                 cells = [c.strip() for c in line.strip().strip("|").split("|")]
-                if len(cells) == 3 and " / " in cells[2]:
-                    killers[(cells[0].strip("`"), cells[1])] = \
-                        cells[2].strip("`").split(" / ", 1)
-    return killers
+                if len(cells) == 3:
+                    known[(cells[0].strip("`"), cells[1])] = cells[2]
+    return known
 
 
 def killer_of(to, number, row, known):
     file, tests, _, _, says = row
-    if (file, says) in known:
-        test, case = known[(file, says)]
-        if run(to, number, test, case):
-            return test, case
+    test, found, case = known.get((file, says), "").partition(" / ")
+    if found and case not in ("it crashes", "it does not end") and \
+            run(to, number, test, case):
+        return test, case
     for test in tests:
         case = run(to, number, test)
         if case:
@@ -214,22 +215,34 @@ def killer_of(to, number, row, known):
 
 
 def write_report(path, results):
-    same = faults.EQUIVALENT
-    living = [r for r in results if not r[1] and r[0][4] not in same]
+    """Writes what came of each fault: of those tried now, and as it was."""
+    known, same = known_results(path), faults.EQUIVALENT
+    cells = []
+    for row in faults.FAULTS:
+        key = (row[0], row[4])
+        if key in results:
+            killer = results[key]
+            cells.append(" / ".join(killer) if killer else
+                         same.get(row[4], "**nothing**"))
+        else:
+            cells.append(known.get(key, "not tried"))
+    living = cells.count("**nothing**")
+    equal = sum(c in same.values() for c in cells)
+    found = sum(c.partition(" / ")[0] in {t.split()[0] for t in row[1]}
+                for row, c in zip(faults.FAULTS, cells))
+    untried = len(cells) - found - living - equal
     lines = ["# Planted faults {#mutation}", "",
              "<!-- Written by `./x mutate`; the rows are those of "
              "tests/mutation/faults.py. -->", "",
              "Do the tests find a fault? Each row is one that `./x mutate` "
              "puts into the code,",
              "and the test that fails for it. Of "
-             f"{len(results)} faults {sum(1 for r in results if r[1])} are "
-             f"found, {sum(1 for r in results if not r[1]) - len(living)} "
-             f"change no result, and {len(living)} survive.", "",
+             f"{len(cells)} faults {found} are found, {equal} change no "
+             f"result, {living}",
+             f"live, and {untried} have not been tried against these tests.", "",
              "| file | fault | found by |", "|---|---|---|"]
-    for row, killer in results:
-        says = " / ".join(killer) if killer else \
-            same.get(row[4], "**nothing**")
-        lines.append(f"| `{row[0]}` | {row[4]} | {says} |")
+    lines += [f"| `{row[0]}` | {row[4]} | {cell} |"
+              for row, cell in zip(faults.FAULTS, cells)]
     with open(path, "w", encoding="utf-8") as f:
         f.write("\n".join(lines) + "\n")
 
@@ -264,20 +277,20 @@ def main():
             print(f"mutate: {test} fails without a fault: {case}",
                   file=sys.stderr)
             return 2
-    known = known_killers(given.report)
-    results, survivors = [], 0
+    known = known_results(given.report)
+    results, survivors = {}, 0
     with concurrent.futures.ThreadPoolExecutor(given.jobs) as pool:
         rows = [faults.FAULTS[n - 1] for n in numbers]
         for n, row, killer in zip(numbers, rows, pool.map(
                 lambda x: killer_of(to, x[0], x[1], known),
                 zip(numbers, rows))):
-            results.append((row, killer))
+            results[row[0], row[4]] = killer
             if killer:
                 continue
             survivors += row[4] not in faults.EQUIVALENT
             print(f"fault {n} lives: {row[0]}: {row[4]}", flush=True)
     print(f"{len(results)} faults, {survivors} survive")
-    if given.report and not given.numbers:
+    if given.report:
         write_report(given.report, results)
     return 1 if survivors else 0
 
