@@ -232,7 +232,8 @@ class batch {
   }
 
  private:
-  /// A tensor that the heads read: the problem's own, or one made of it.
+  /// @cond
+  // A tensor that the heads read: the problem's own, or one made of it.
   class source {
    public:
     source() = default;
@@ -249,6 +250,7 @@ class batch {
     const tensor<T>* given_ = nullptr;
     tensor<T> made_;
   };
+  /// @endcond
 
   const family_info& row() const { return info(p_.family); }
 
