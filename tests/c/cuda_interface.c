@@ -9,16 +9,7 @@
 #include <cuda_runtime_api.h>
 #endif
 
-static int failures = 0;
-
-#define CHECK(condition)                                                 \
-  do {                                                                   \
-    if (!(condition)) {                                                  \
-      ++failures;                                                        \
-      fprintf(stderr, "%s:%d: not so: %s\n  last error: %s\n", __FILE__, \
-              __LINE__, #condition, carve_last_error());                 \
-    }                                                                    \
-  } while (0)
+#include "check.h"
 
 enum { T = 70, D = 16 };
 

@@ -8,16 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static int failures = 0;
-
-#define CHECK(condition)                                                 \
-  do {                                                                   \
-    if (!(condition)) {                                                  \
-      ++failures;                                                        \
-      fprintf(stderr, "%s:%d: not so: %s\n  last error: %s\n", __FILE__, \
-              __LINE__, #condition, carve_last_error());                 \
-    }                                                                    \
-  } while (0)
+#include "check.h"
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 

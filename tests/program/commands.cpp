@@ -1,9 +1,6 @@
 /// @file
 /// Does the program itself, run as a user would, print, write and exit as it
 /// says?
-#include <sys/wait.h>
-
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -15,50 +12,24 @@
 #include "catch.hpp"
 #include "program/diagnose.hpp"
 #include "program/fixtures.hpp"
+#include "program/shell.hpp"
 
+using fixtures::carve_with;
+using fixtures::contains;
 using fixtures::editable;
 using fixtures::path_of;
+using fixtures::result;
+using fixtures::run_shell;
 using fixtures::scratch;
 
 namespace {
-
-struct result {
-  int exit = -1;
-  std::string out;  // standard output, and standard error where redirected
-};
-
-/// Runs `carve` with these words of a shell.
-result carve_with(const std::string& words, const std::string& prefix = "") {
-  result r;
-  std::FILE* const pipe =
-      ::popen((prefix + " '" CARVE_PROGRAM "' " + words).c_str(), "r");
-  REQUIRE(pipe != nullptr);
-  char buffer[4096];
-  for (std::size_t n; (n = std::fread(buffer, 1, sizeof(buffer), pipe)) > 0;) {
-    r.out.append(buffer, n);
-  }
-  const int status = ::pclose(pipe);
-  if (WIFEXITED(status)) r.exit = WEXITSTATUS(status);
-  return r;
-}
 
 /// Runs it on a terminal of its own, which script(1) makes; standard error
 /// comes there too.
 result carve_on_terminal(const std::string& words, const std::string& before) {
   REQUIRE(std::system("script --version >/dev/null 2>&1") == 0);
-  result r;
-  std::FILE* const pipe =
-      ::popen(("script -qec \"" + before + " '" CARVE_PROGRAM "' " + words +
-               "\" /dev/null </dev/null")
-                  .c_str(),
-              "r");
-  REQUIRE(pipe != nullptr);
-  char buffer[4096];
-  for (std::size_t n; (n = std::fread(buffer, 1, sizeof(buffer), pipe)) > 0;) {
-    r.out.append(buffer, n);
-  }
-  const int status = ::pclose(pipe);
-  if (WIFEXITED(status)) r.exit = WEXITSTATUS(status);
+  result r = run_shell("script -qec \"" + before + " '" CARVE_PROGRAM "' " +
+                       words + "\" /dev/null </dev/null");
   std::erase(r.out, '\r');
   return r;
 }
@@ -69,10 +40,6 @@ std::string complaint(const std::string& words) {
   CAPTURE(words, r.out);
   REQUIRE(r.exit == 2);
   return r.out;
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 std::string content(const std::string& path) {

@@ -1,40 +1,18 @@
 /// @file
 /// Do `carve plan` and `carve relate` write, print and exit as they say, with a
 /// kernel run on the files between them?
-#include <sys/wait.h>
-
-#include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "catch.hpp"
 #include "program/relation_kernels.hpp"
+#include "program/shell.hpp"
 
 using namespace relation_kernels;
+using fixtures::carve_with;
+using fixtures::contains;
+using fixtures::result;
 
 namespace {
-
-struct result {
-  int exit = -1;
-  std::string out;
-};
-
-result carve_with(const std::string& words) {
-  result r;
-  std::FILE* const pipe =
-      ::popen(("'" CARVE_PROGRAM "' " + words).c_str(), "r");
-  REQUIRE(pipe != nullptr);
-  char buffer[4096];
-  for (std::size_t n; (n = std::fread(buffer, 1, sizeof(buffer), pipe)) > 0;) {
-    r.out.append(buffer, n);
-  }
-  const int status = ::pclose(pipe);
-  if (WIFEXITED(status)) r.exit = WEXITSTATUS(status);
-  return r;
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
 
 /// What a kernel's author does between the two commands.
 void add_outputs(const std::string& path, carve::index_t chunk) {

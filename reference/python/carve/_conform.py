@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import html
 import inspect
-import json as _json
 import pathlib
 import sys
 import tempfile
@@ -13,34 +12,15 @@ import tempfile
 from . import _carve
 from ._arrays import TABLES, readables, setting_pairs, tensors_of
 from ._capture import named_outputs
-from ._report import Report, listeners
+from ._report import Outcome, Report
 from ._vectors import Vector, run
 from ._vectors import vectors as _suite
 
 _OF_DTYPE = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
-class Score:
-    """What came of a suite of vectors.
-
-    `str` is the table of the program `carve check`; true where all pass.
-    """
-
-    def __init__(self, table: str, json: str):
-        self._table = table
-        self._json = json
-        self._data = _json.loads(json)
-        for listener in listeners:
-            listener(self)
-
-    @property
-    def verdict(self) -> str:
-        """"pass"; "fail"; or "not judged", where none fails but not all were run."""
-        return self._data["verdict"]
-
-    @property
-    def passed(self) -> bool:
-        return self.verdict == "pass"
+class Score(Outcome):
+    """What came of a suite of vectors, by the program `carve check`."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -51,26 +31,6 @@ class Score:
     def vectors(self) -> dict[str, dict]:
         """By name, what the program's JSON says of each vector."""
         return {v["name"]: v for v in self._data["vectors"]}
-
-    def json(self) -> str:
-        """The text that `carve check --json` writes."""
-        return self._json
-
-    def check(self) -> "Score":
-        """Itself where all pass.
-
-        Raises AssertionError with the table where not.
-        """
-        __tracebackhide__ = True
-        if not self.passed:
-            raise AssertionError("\n" + self._table)
-        return self
-
-    def __bool__(self) -> bool:
-        return self.passed
-
-    def __str__(self) -> str:
-        return self._table
 
     def __repr__(self) -> str:
         return f"<carve.Score {self._data['suite']}: {self.verdict}>"

@@ -29,30 +29,57 @@ def _cell(value) -> str:
     return str(value)
 
 
-class Report:
-    """A verdict for each output of a kernel.
+class Outcome:
+    """What the program found out: its table, and what it says to programs.
 
-    `str` is the table of the program `carve verify`; true where all pass.
+    `str` is the table; true where all pass.
     """
 
-    def __init__(self, table: str, json: str, heat_map: str):
+    def __init__(self, table: str, json: str):
         self._table = table
         self._json = json
-        self._heat_map = heat_map
         self._data = _json.loads(json)
         for listener in listeners:
             listener(self)
 
     @property
-    def passed(self) -> bool:
-        """All tensors pass."""
-        return self.verdict == "pass"
-
-    @property
     def verdict(self) -> str:
         """"pass"; "fail"; or "not judged", where none fails but of one nothing
-        can be said."""
+        can be said, or not all were run."""
         return self._data["verdict"]
+
+    @property
+    def passed(self) -> bool:
+        """All pass."""
+        return self.verdict == "pass"
+
+    def json(self) -> str:
+        """The text that the program writes with `--json`."""
+        return self._json
+
+    def check(self):
+        """Itself where all pass.
+
+        Raises AssertionError with the table where not.
+        """
+        __tracebackhide__ = True
+        if not self.passed:
+            raise AssertionError("\n" + self._table)
+        return self
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __str__(self) -> str:
+        return self._table
+
+
+class Report(Outcome):
+    """A verdict for each output of a kernel, by the program `carve verify`."""
+
+    def __init__(self, table: str, json: str, heat_map: str):
+        self._heat_map = heat_map
+        super().__init__(table, json)
 
     @property
     def family(self) -> str:
@@ -69,26 +96,6 @@ class Report:
         `tensors`, `ratio` and `text` of each; none where nothing does, nothing
         fails or none was looked for."""
         return self._data.get("diagnosis", [])
-
-    def json(self) -> str:
-        """The text that `carve verify --json` writes."""
-        return self._json
-
-    def check(self) -> "Report":
-        """Itself where all pass.
-
-        Raises AssertionError with the table where not.
-        """
-        __tracebackhide__ = True
-        if not self.passed:
-            raise AssertionError("\n" + self._table)
-        return self
-
-    def __bool__(self) -> bool:
-        return self.passed
-
-    def __str__(self) -> str:
-        return self._table
 
     def __repr__(self) -> str:
         return f"<carve.Report {self.family}: {self.verdict}>"
