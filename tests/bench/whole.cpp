@@ -79,10 +79,10 @@ void whole(benchmark::State& state) {
     note(name, wall.count());
     note(name + "/cpu", cpu_seconds() - cpu);
   }
-  // Inputs and do; activated copies and the linear decay; o, final state and
-  // the gradients.
+  // Inputs and do; the linear decay, since nothing else is activated; o, final
+  // state and the gradients.
   const double elements =
-      static_cast<double>(tokens * heads * width) * (7 + 7 + 7) +
+      static_cast<double>(tokens * heads * width) * (7 + 1 + 7) +
       static_cast<double>(heads * width * width);
   // Per thread: a state every 32 tokens, and those of the 32 in between.
   const double states = static_cast<double>(threads * width) *
