@@ -18,8 +18,21 @@
 #include "carve/faulty_walk.hpp"
 #include "carve/precision.hpp"
 #include "carve/reference_batch.hpp"
+#include "carve/rounding.hpp"
+#include "carve/solver.hpp"
 
 namespace carve {
+
+/// The policy of chunks whose `T = (I + L)^-1` is rounded.
+struct rounded_inverse : exact_policy {
+  double (*to)(double) = nullptr;  ///< a number format
+  /// Rounds T.
+  template <class M>
+  void round(rounding_point at, bool, M& m) const {
+    if (at != rounding_point::T) return;
+    for (index_t i = 0; i < m.size(); ++i) m.data()[i] = to(m.data()[i]);
+  }
+};
 
 /// What is computed: a problem, the cotangents of its outputs, the faults of
 /// the walk, and what is done with the result, the last of `back` first.
@@ -27,15 +40,30 @@ struct computation {
   problem<double> in;          ///< as it is
   outputs<double> cotangents;  ///< as they are
   walk_faults walk;            ///< none
+  /// Rounds the inverse of each chunk of 64 tokens; null: there are no chunks.
+  double (*inverse)(double) = nullptr;
   std::vector<std::function<void(gradient_result<double>&)>> back;  ///< none
+
+  /// What `f` makes of the solver that computes so.
+  /// @throws carve::error  where faults of the walk and of the inverse meet.
+  template <class F>
+  auto with_solver(F&& f) const {
+    if (inverse && walk.any()) {
+      throw error("a computation: expected faults of a walk or of an inverse, ",
+                  "got both");
+    }
+    if (inverse) return f(chunked_solver<rounded_inverse>{64, {{}, inverse}});
+    if (walk.any()) return f(faulty_solver{walk});
+    return f(recurrent_solver{});
+  }
 
   /// Outputs, final states and gradients, under the names of the problem that
   /// the computation began with.
   /// @throws carve::error  as backward() does, and as faulty_solver does.
   gradient_result<double> result(const run_options& run = {}) const {
-    gradient_result<double> r =
-        walk.any() ? backward(in, cotangents, faulty_solver{walk}, run)
-                   : backward(in, cotangents, recurrent_solver{}, run);
+    gradient_result<double> r = with_solver([&](const auto& solver) {
+      return backward(in, cotangents, solver, run);
+    });
     for (std::size_t i = back.size(); i-- > 0;) back[i](r);
     return r;
   }
@@ -264,6 +292,123 @@ inline double to_e4m3(double x) {
 inline double to_bf16(double x) { return round_to<format::bf16>(x); }
 inline double to_f16(double x) { return round_to<format::f16>(x); }
 
+/// Tokens of a chunk after which the reach of a clipped decay ends.
+inline constexpr index_t factored_chunk = 64;
+
+/// Clips the cumulated log decays of each chunk from below.
+inline void clip_cumulated(computation& c, double least) {
+  resolve(c);
+  const auto segments = sequences(c.in);
+  const index_t width = per_token(c.in.in.g);
+  const std::vector<double> g = c.in.in.g.data;
+  // Calls f(first, end, i) for each chunk and channel.
+  const auto each_chunk = [segments, width](const auto& f) {
+    for (const auto& [first, end] : segments) {
+      for (index_t t = first; t < end; t += factored_chunk) {
+        for (index_t i = 0; i < width; ++i) {
+          f(t, std::min(end, t + factored_chunk), i);
+        }
+      }
+    }
+  };
+  each_chunk([&](index_t first, index_t end, index_t i) {
+    double G = 0, before = 0;
+    for (index_t t = first; t < end; ++t) {
+      G += g[t * width + i];
+      const double now = std::max(G, least);
+      c.in.in.g.data[t * width + i] = now - before;
+      before = now;
+    }
+  });
+  c.back.push_back([g, each_chunk, width, least](result& r) {
+    std::vector<double>& d = r.gradients.g.data;
+    each_chunk([&](index_t first, index_t end, index_t i) {
+      double G = 0, sum = 0;
+      std::vector<double> cumulated;
+      for (index_t t = first; t < end; ++t) {
+        cumulated.push_back(G += g[t * width + i]);
+      }
+      for (index_t t = end; t-- > first;) {
+        const double dc =
+            d[t * width + i] - (t + 1 < end ? d[(t + 1) * width + i] : 0);
+        // The next token's own has been replaced by its sum.
+        cumulated[t - first] = cumulated[t - first] > least ? dc : 0;
+      }
+      for (index_t t = end; t-- > first;) {
+        d[t * width + i] = sum += cumulated[t - first];
+      }
+    });
+  });
+}
+
+/// Lets the last, shorter chunk of each sequence take what stands after it.
+/// @param[in] following  the tokens that follow in memory; else zeros, before
+///                       any activation.
+inline bool take_padding(computation& c, index_t chunk, bool following) {
+  const auto segments = sequences(c.in);
+  const index_t B = c.in.in.q.dim(0), T = c.in.in.q.dim(1), all = B * T;
+  std::vector<index_t> from;  // token in memory, or -1 for zeros
+  std::vector<char> own;
+  std::vector<std::int64_t> offsets{0};
+  bool padded = false;
+  for (const auto& [first, end] : segments) {
+    const index_t pad = (chunk - (end - first) % chunk) % chunk;
+    padded = padded || pad > 0;
+    for (index_t t = first; t < end + pad; ++t) {
+      own.push_back(t < end);
+      from.push_back(t < end || (following && t < all) ? t : -1);
+    }
+    offsets.push_back(static_cast<std::int64_t>(from.size()));
+  }
+  const auto n = static_cast<index_t>(from.size());
+  const bool packed = !c.in.cu_seqlens.empty();
+  const auto extended = [&](values& x, bool only_own) {
+    if (!x.present()) return;
+    const index_t width = per_token(x);
+    values y = x;
+    y.shape[0] = packed ? 1 : B, y.shape[1] = packed ? n : n / B;
+    y.data.assign(static_cast<std::size_t>(n * width), 0.0);
+    for (index_t t = 0; t < n; ++t) {
+      if (from[t] < 0 || (only_own && !own[t])) continue;
+      std::copy_n(&x.data[from[t] * width], width, &y.data[t * width]);
+    }
+    x = std::move(y);
+  };
+  for (const auto& m : tensors<double>::members()) {
+    if (!m.axes.starts_with("B,T,")) continue;
+    if (m.each_substep && (c.in.in.*m.at).present() &&
+        (c.in.in.*m.at).dim(1) != T) {
+      return false;
+    }
+  }
+  if (!padded) return false;
+  for (const auto& m : tensors<double>::members()) {
+    if (m.axes.starts_with("B,T,")) extended(c.in.in.*m.at, false);
+  }
+  extended(c.cotangents.o, true);
+  if (packed) c.in.cu_seqlens = offsets;
+  c.back.push_back([from, own, B, T](result& r) {
+    const auto cut = [&](values& x) {
+      if (!x.present()) return;
+      const index_t width = per_token(x);
+      values y = x;
+      y.shape[0] = B, y.shape[1] = T;
+      y.data.assign(static_cast<std::size_t>(B * T * width), 0.0);
+      for (std::size_t t = 0; t < from.size(); ++t) {
+        if (!own[t]) continue;
+        std::copy_n(&x.data[static_cast<index_t>(t) * width], width,
+                    &y.data[from[t] * width]);
+      }
+      x = std::move(y);
+    };
+    cut(r.out.o);
+    for (const auto& m : tensors<double>::members()) {
+      if (m.axes.starts_with("B,T,")) cut(r.gradients.*m.at);
+    }
+  });
+  return true;
+}
+
 inline constexpr choice only[] = {{}};
 inline constexpr choice formats[] = {{"BF16", 0, to_bf16}, {"FP16", 0, to_f16}};
 inline constexpr choice chunks[] = {
@@ -276,6 +421,28 @@ inline constexpr choice kept_states[] = {
     {"BF16 after every chunk of 64 tokens", 64, to_bf16},
     {"FP16 after every chunk of 64 tokens", 64, to_f16},
     {"FP8 after every chunk of 64 tokens", 64, to_e4m3}};
+inline constexpr choice underflows[] = {{"e^-87, the least of FP32,", 87},
+                                        {"e^-20", 20},
+                                        {"e^-11, 1/FP16's largest,", 11}};
+inline constexpr choice cuts[] = {
+    {"20", 20}, {"10", 10}, {"5", 5}, {"1", 1}, {"0", 0}};
+/// Negative: it takes zeros.
+inline constexpr choice paddings[] = {
+    {"64 tokens goes on into the tokens after it", 64},
+    {"64 tokens is filled with logits of zero", -64},
+    {"32 tokens goes on into the tokens after it", 32},
+    {"32 tokens is filled with logits of zero", -32},
+    {"16 tokens goes on into the tokens after it", 16},
+    {"16 tokens is filled with logits of zero", -16},
+    {"128 tokens goes on into the tokens after it", 128},
+    {"128 tokens is filled with logits of zero", -128}};
+inline constexpr choice narrow_inputs[] = {{"A_log", 0, to_bf16},
+                                           {"dt_bias", 1, to_bf16},
+                                           {"the log decay", 2, to_bf16},
+                                           {"the initial state", 3, to_bf16},
+                                           {"q after its norm", 4, to_bf16},
+                                           {"k after its norm", 5, to_bf16},
+                                           {"beta", 6, to_bf16}};
 inline constexpr choice activated[] = {
     {"beta", 0}, {"b", 1}, {"w", 2}, {"the decay", 3}};
 inline constexpr choice unscaled[] = {{"the backward pass leaves", 0},
@@ -352,6 +519,65 @@ inline std::span<const deviation> deviations() {
        },
        only},
 
+      {"softplus-cut", "softplus(x) is x wherever x is above {}",
+       "o final_state d*",
+       [](c_& c, const choice& of) {
+         if (c.in.act.decay != decay_activation::softplus) return false;
+         const values x = c.in.in.g, A_log = c.in.in.A_log;
+         const values dt_bias = c.in.in.dt_bias;
+         const double cut = static_cast<double>(of.length);
+         values g = natural_log(c.in.act.domain,
+                                activate_decay(c.in.act, x, A_log, dt_bias));
+         bool any = false;
+         std::size_t head, bias;
+         for (std::size_t i = 0; i < x.data.size(); ++i) {
+           const auto [z, rate] =
+               detail::decay_at(x, i, A_log, dt_bias, &head, &bias);
+           if (z > cut) g.data[i] = -rate * z, any = true;
+         }
+         if (!any) return false;
+         c.in.in.g = g, c.in.in.A_log = {}, c.in.in.dt_bias = {};
+         c.in.act.decay = decay_activation::none;
+         c.back.push_back([x, A_log, dt_bias, g, cut](result& r) {
+           tensors<double>& d = r.gradients;
+           if (A_log.present()) d.A_log = values(A_log.shape);
+           if (dt_bias.present()) d.dt_bias = values(dt_bias.shape);
+           std::size_t at_head, at_bias;
+           for (std::size_t i = 0; i < x.data.size(); ++i) {
+             const auto [z, rate] =
+                 detail::decay_at(x, i, A_log, dt_bias, &at_head, &at_bias);
+             double& dg = d.g.data[i];
+             if (A_log.present()) d.A_log.data[at_head] += dg * g.data[i];
+             dg *= -rate * (z > cut ? 1.0 : sigmoid(z));
+             if (dt_bias.present()) d.dt_bias.data[at_bias] += dg;
+           }
+         });
+         return true;
+       },
+       cuts},
+      {"input-low-precision", "{} is rounded to BF16", "o final_state d*",
+       [](c_& c, const choice& of) {
+         tensors<double>& x = c.in.in;
+         if ((of.length == 4 || of.length == 5) && !c.in.act.l2norm) {
+           return false;
+         }
+         if (of.length == 2 || of.length > 3) resolve(c);
+         values& y = of.length == 0   ? x.A_log
+                     : of.length == 1 ? x.dt_bias
+                     : of.length == 2 ? x.g
+                     : of.length == 3 ? x.initial_state
+                     : of.length == 4 ? x.q
+                     : of.length == 5 ? x.k
+                                      : x.beta;
+         bool changed = false;
+         for (double& e : y.data) {
+           const double was = std::exchange(e, of.round(e));
+           changed = changed || e != was;
+         }
+         return changed;
+       },
+       narrow_inputs},
+
       // Which numbers are read.
       {"heads-tiled",
        "the other order of heads is read: i % H for i / (HV / H)",
@@ -384,6 +610,11 @@ inline std::span<const deviation> deviations() {
          return true;
        },
        only},
+      {"padding-not-masked", "the last, shorter chunk of {}", "final_state d*",
+       [](c_& c, const choice& of) {
+         return take_padding(c, std::abs(of.length), of.length > 0);
+       },
+       paddings},
       {"batch-row-zero", "every batch entry takes the gates of the first",
        "o final_state d*",
        [](c_& c, const choice&) { return first_of_axis(c, 0); }, only},
@@ -422,6 +653,28 @@ inline std::span<const deviation> deviations() {
                 !std::exchange(c.walk.decay_last, true);
        },
        only},
+      {"decay-underflow",
+       "decay ratios are quotients of factors that are not let below {} in "
+       "chunks of 64",
+       "o final_state d*",
+       [](c_& c, const choice& of) {
+         if (!c.in.in.g.present() || c.in.linear_decay) return false;
+         clip_cumulated(c, -static_cast<double>(of.length));
+         return true;
+       },
+       underflows},
+      {"exp-base-mixed",
+       "the decay is 2^g within chunks of {} tokens and e^g across them",
+       "o final_state d*",
+       [](c_& c, const choice& of) {
+         if (!walks(c) || !c.in.in.g.present() || c.in.in.gd.present() ||
+             c.in.linear_decay || c.walk.mixed != 0) {
+           return false;
+         }
+         c.walk.mixed = of.length;
+         return true;
+       },
+       chunks},
       {"cumsum-not-carried",
        "in chunks of 64 the sum of g starts anew every {} tokens",
        "o final_state d*",
@@ -605,6 +858,16 @@ inline std::span<const deviation> deviations() {
          return true;
        },
        kept_states},
+      {"inverse-low-precision",
+       "the inverse of I + L of chunks of 64 is rounded to {}",
+       "o final_state d*",
+       [](c_& c, const choice& of) {
+         if (!walks(c) || !info(c.in.family).erases() || c.walk.any()) {
+           return false;
+         }
+         return !std::exchange(c.inverse, of.round);
+       },
+       formats},
       {"residual-low-precision", "v - S^T k is formed in {}",
        "o final_state d*",
        [](c_& c, const choice& of) {
@@ -627,11 +890,10 @@ inline std::span<const deviation> deviations() {
        [](c_& c, const choice&) {
          if (!c.in.in.initial_state.present()) return false;
          // Outputs are those of the computation as it stands so far.
-         const problem<double> in = c.in;
-         const walk_faults walk = c.walk;
-         c.back.push_back([in, walk](result& r) {
-           r.out = walk.any() ? forward(in, faulty_solver{walk})
-                              : forward(in, recurrent_solver{});
+         const computation so_far{c.in, {}, c.walk, c.inverse, {}};
+         c.back.push_back([so_far](result& r) {
+           r.out = so_far.with_solver(
+               [&](const auto& solver) { return forward(so_far.in, solver); });
          });
          zero(c.in.in.initial_state);
          return true;

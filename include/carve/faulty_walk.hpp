@@ -5,7 +5,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
+#include <numbers>
 #include <vector>
 
 #include "carve/error.hpp"
@@ -23,12 +25,13 @@ struct walk_faults {
   index_t tail = 0;            ///< chunk of which a rest does not decay S_T
   index_t back_reset = 0;      ///< tokens after which dS is lost
   index_t no_state_term = 0;   ///< chunk whose S * dS is missing in dg
+  index_t mixed = 0;           ///< chunk within which decays are 2^g, not e^g
   bool diagonal_kept = false;  ///< dL keeps its diagonal
 
   /// Something goes wrong.
   bool any() const {
     return store || residual || decay_last || reset != 0 || tail != 0 ||
-           back_reset != 0 || no_state_term != 0 || diagonal_kept;
+           back_reset != 0 || no_state_term != 0 || mixed != 0 || diagonal_kept;
   }
 };
 
@@ -58,7 +61,11 @@ class faulty_walk {
       if (f_.reset != 0 && t > 0 && t % f_.reset == 0) S.assign(S.size(), 0.0);
       std::copy(S.begin(), S.end(), &before_[t * size_]);
       if (o && p_.read == readout::before) read(t, S, o);
-      if (!f_.decay_last) decay(t, S);
+      if (f_.mixed != 0) {
+        decay_mixed(t, S);
+      } else if (!f_.decay_last) {
+        decay(t, S);
+      }
       look_and_write(t, looks_before() ? &before_[t * size_] : S.data(), S);
       if (f_.decay_last) decay(t, S);
       if (f_.store && (t + 1) % f_.store_every == 0) {
@@ -77,6 +84,8 @@ class faulty_walk {
   void backward(const head_cotangents<double>& in,
                 const head_gradients<double>& out) {
     list<double> dS(size_, 0.0), dS_end;
+    start_back_.assign(dS.size(), 0.0);
+    carried_.assign(K_, 0.0);
     for (index_t i = 0; i < K_ && in.S; ++i) {
       for (index_t j = 0; j < V_; ++j) dS[i * V_ + j] = in.S(i, j);
     }
@@ -92,6 +101,11 @@ class faulty_walk {
       step_back(t, dS, out);
       if (in.o && p_.read == readout::before) {
         read_back(t, &before_[t * size_], in.o, dS, out);
+      }
+      if (f_.mixed != 0 && t % f_.mixed == 0) {
+        for (index_t i = 0; i < size_; ++i) dS[i] += start_back_[i];
+        start_back_.assign(dS.size(), 0.0);
+        carried_.assign(carried_.size(), 0.0);
       }
       if (f_.reset != 0 && t > 0 && t % f_.reset == 0) {
         dS.assign(dS.size(), 0.0);
@@ -173,8 +187,51 @@ class faulty_walk {
     const list<double>& from = f_.decay_last ? after_ : before_;
     const double* const at = from.data() + t * size_;
     list<double> S(at, at + size_);
-    if (!f_.decay_last) decay(t, S);
+    if (f_.mixed != 0) {
+      decay_mixed(t, S);
+    } else if (!f_.decay_last) {
+      decay(t, S);
+    }
     return S;
+  }
+
+  /// What a chunk began with decays by `a`, what it wrote by `a^ln 2`.
+  void decay_mixed(index_t t, list<double>& S) const {
+    const double* const start = &before_[(t - t % f_.mixed) * size_];
+    for (index_t i = 0; i < K_; ++i) {
+      const double x = a(t, i), y = std::pow(x, std::numbers::ln2);
+      const double left = since_start(t, i);
+      for (index_t j = 0; j < V_; ++j) {
+        const double old = left * start[i * V_ + j];
+        S[i * V_ + j] = y * (S[i * V_ + j] - old) + x * old;
+      }
+    }
+  }
+  /// The decay by which token t finds the start of its chunk.
+  double since_start(index_t t, index_t i) const {
+    double left = 1;
+    for (index_t s = t - t % f_.mixed; s < t; ++s) left *= a(s, i);
+    return left;
+  }
+  void decay_mixed_back(index_t t, list<double>& dS,
+                        const head_gradients<double>& out) {
+    const double* const start = &before_[(t - t % f_.mixed) * size_];
+    const double* const S = &before_[t * size_];
+    for (index_t i = 0; i < K_; ++i) {
+      const double x = a(t, i), y = std::pow(x, std::numbers::ln2);
+      const double left = since_start(t, i);
+      double dg = 0, dleft = 0;
+      for (index_t j = 0; j < V_; ++j) {
+        const index_t at = i * V_ + j;
+        const double old = left * start[at];
+        dg += dS[at] * (x * old + std::numbers::ln2 * y * (S[at] - old));
+        dleft += dS[at] * (x - y) * old;
+        start_back_[at] += dS[at] * (x - y) * left;
+        dS[at] *= y;
+      }
+      if (out.g) out.g(t, i) += dg + carried_[i];
+      carried_[i] += dleft;
+    }
   }
 
   void decay_back(index_t t, const list<double>& decayed, list<double>& dS,
@@ -193,7 +250,7 @@ class faulty_walk {
 
   /// Back through write, erase and a decay before them.
   void step_back(index_t t, list<double>& dS,
-                 const head_gradients<double>& out) const {
+                 const head_gradients<double>& out) {
     const bool stored = looks_before();
     const list<double> decayed =
         f_.decay_last ? list<double>() : after_of_decay(t);
@@ -235,7 +292,11 @@ class faulty_walk {
       }
     };
     if (!stored) look_back();
-    if (!f_.decay_last) decay_back(t, decayed, dS, out);
+    if (f_.mixed != 0) {
+      decay_mixed_back(t, dS, out);
+    } else if (!f_.decay_last) {
+      decay_back(t, decayed, dS, out);
+    }
     if (stored) look_back();
     for (index_t i = 0; i < K_; ++i) {
       if (out.k) out.k(t, i) += dk[i];
@@ -293,6 +354,8 @@ class faulty_walk {
   index_t T_, K_, V_, size_;
   list<double> before_, after_;  // [T,K,V]
   list<double> c_, u_, end_;     // [T,V], [T,V], [K,V]
+  list<double> start_back_;      // [K,V], of the start of a chunk
+  list<double> carried_;         // [K], dg of later tokens of a chunk
 };
 
 }  // namespace detail

@@ -112,8 +112,12 @@ class inquiry {
       try_each(pairs, "pairs of mistakes");
       sort();
     }
+    std::size_t different = 0;
     for (const trial& t : trials_) {
-      if (found.found.size() < told) tell(t, found);
+      if (different == told) break;
+      const std::size_t before = found.found.size();
+      tell(t, found);
+      if (found.found.size() > before && !found.found.back().same) ++different;
     }
     for (std::size_t t = 0; t < units_.size(); ++t) {
       if (!wrong(t)) continue;
@@ -190,7 +194,7 @@ class inquiry {
         [](const trial& a, const trial& b) { return a.cost < b.cost; });
   }
 
-  void tell(const trial& x, diagnosis& found) const {
+  void tell(const trial& x, diagnosis& found) {
     explanation e{name_of(x.together), {}, 0, ""};
     for (std::size_t t = 0; t < x.ratios.size(); ++t) {
       if (!matches(x, t)) continue;
@@ -213,7 +217,25 @@ class inquiry {
       if (i > 0) e.text += ", and ";
       e.text += sentence_of(x.together[i]);
     }
+    if (found.found.empty()) {
+      best_ = deviating_result(d_, x.together, {1, {}});
+    } else if (same_as_best(x)) {
+      e.same = true;
+      e.text += "; these inputs cannot tell it from the first";
+    }
     found.found.push_back(std::move(e));
+  }
+
+  /// Whether no tensor differs by as much as the roundings of a sound kernel.
+  bool same_as_best(const trial& x) const {
+    const auto r = deviating_result(d_, x.together, {1, {}});
+    for (std::size_t t = 0; t < units_.size() && r && best_; ++t) {
+      const std::string& name = d_.judged[t].name;
+      const std::vector<double>& y = result_named(*r, name).data;
+      const std::vector<double>& z = result_named(*best_, name).data;
+      if (!(distance(y, z, units_[t], v_.limit) < 0.5)) return false;
+    }
+    return true;
   }
 
   const dump& d_;
@@ -223,6 +245,7 @@ class inquiry {
   std::vector<unit> units_;
   std::vector<double> as_right_;
   std::vector<trial> trials_;
+  std::optional<gradient_result<double>> best_;  // of what was told first
 };
 
 }  // namespace
@@ -261,7 +284,7 @@ bool may_touch(const std::vector<suspect>& together, std::string_view tensor) {
 std::optional<gradient_result<double>> deviating_result(
     const dump& d, const std::vector<suspect>& together,
     const run_settings& run) {
-  computation c{d.in, d.cotangents, {}, {}};
+  computation c{d.in, d.cotangents, {}, nullptr, {}};
   for (const suspect& s : together) {
     if (!s.row->apply(c, *s.choice)) return {};
   }

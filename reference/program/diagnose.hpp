@@ -55,6 +55,7 @@ struct explanation {
   std::vector<std::string> tensors;  ///< that fail, and match under it
   double ratio = 0;                  ///< the largest of theirs
   std::string text;                  ///< a sentence
+  bool same = false;  ///< these inputs cannot tell it from the best one
 };
 
 /// A tensor that fails and that the best explanation does not explain.

@@ -351,7 +351,8 @@ json diagnosis_of(const diagnosis& found) {
     all.push_back({{"id", e.id},
                    {"tensors", e.tensors},
                    {"ratio", e.ratio},
-                   {"text", e.text}});
+                   {"text", e.text},
+                   {"same_as_first", e.same}});
   }
   for (const unexplained& x : found.left) {
     left.push_back({{"name", x.name}, {"where", x.where}});

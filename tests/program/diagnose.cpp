@@ -21,6 +21,7 @@ struct made {
   carve::index_t B, T, H, HV, K, V;
   std::vector<std::int64_t> cu_seqlens = {};
   bool activations = false;
+  double decay = 0.3;  ///< the largest
 };
 
 carve::tensor<double> wave(const carve::tensor_shape& shape, double low,
@@ -50,7 +51,7 @@ dump sound(const made& m) {
     if (a == carve::axis::value) s.push_back(m.V);
     return s;
   };
-  if (f.decay != carve::axis::none) x.g = wave(gate(f.decay), -0.3, 0, 0.7);
+  if (f.decay != carve::axis::none) x.g = wave(gate(f.decay), -m.decay, 0, 0.7);
   if (f.tied) {
     x.beta = wave({m.B, m.T, m.HV}, 0.1, 0.9, 0.9);
   } else {
@@ -171,6 +172,7 @@ TEST_CASE("every deviation of a small dump is named first") {
   add({"gdn2", 1, 150, 2, 4, 8, 8, {0, 70, 150}}, "packed gdn2");
   add({"gdn", 2, 40, 2, 2, 8, 8, {}, true}, "gdn with activations");
   add({"kda", 1, 40, 2, 2, 8, 8, {}, true}, "kda with activations");
+  add({"gdn", 1, 70, 2, 2, 8, 8, {}, false, 0.6}, "gdn with strong decays");
   std::set<std::string> unseen;
   for (const suspect& s : suspects()) {
     if (!seen.contains(name_of({s}))) unseen.insert(name_of({s}));
