@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <functional>
+#include <limits>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,21 +17,35 @@
 
 #include "carve/batch.hpp"
 #include "carve/faulty_walk.hpp"
+#include "carve/matrix.hpp"
 #include "carve/precision.hpp"
 #include "carve/reference_batch.hpp"
 #include "carve/rounding.hpp"
 #include "carve/solver.hpp"
+#include "carve/triangular.hpp"
 
 namespace carve {
 
-/// The policy of chunks whose `T = (I + L)^-1` is rounded.
-struct rounded_inverse : exact_policy {
-  double (*to)(double) = nullptr;  ///< a number format
-  /// Rounds T.
-  template <class M>
-  void round(rounding_point at, bool, M& m) const {
-    if (at != rounding_point::T) return;
-    for (index_t i = 0; i < m.size(); ++i) m.data()[i] = to(m.data()[i]);
+/// A number that a deviation leaves open: a length, or a number format.
+struct deviation_choice {
+  std::string_view words = "";        ///< in the place of {} in the sentence
+  index_t length = 0;                 ///< in tokens, or whatever it counts
+  double (*round)(double) = nullptr;  ///< to a number format
+};
+
+/// What goes wrong in `T = (I + L)^-1` of a chunk; nothing does by default.
+struct inverse_fault {
+  /// Spoils T.
+  void (*spoil)(matrix<double>& T, const deviation_choice& how) = nullptr;
+  const deviation_choice* how = nullptr;  ///< what it is told
+};
+
+/// The policy of chunks whose inverse goes wrong.
+struct faulty_inverse : exact_policy {
+  inverse_fault fault;  ///< with a spoil
+  /// Spoils T.
+  void round(rounding_point at, bool, matrix<double>& T) const {
+    if (at == rounding_point::T) fault.spoil(T, *fault.how);
   }
 };
 
@@ -40,19 +55,20 @@ struct computation {
   problem<double> in;          ///< as it is
   outputs<double> cotangents;  ///< as they are
   walk_faults walk;            ///< none
-  /// Rounds the inverse of each chunk of 64 tokens; null: there are no chunks.
-  double (*inverse)(double) = nullptr;
+  inverse_fault inverse;       ///< none; else there are chunks of 64 tokens
   std::vector<std::function<void(gradient_result<double>&)>> back;  ///< none
 
   /// What `f` makes of the solver that computes so.
   /// @throws carve::error  where faults of the walk and of the inverse meet.
   template <class F>
   auto with_solver(F&& f) const {
-    if (inverse && walk.any()) {
+    if (inverse.spoil && walk.any()) {
       throw error("a computation: expected faults of a walk or of an inverse, ",
                   "got both");
     }
-    if (inverse) return f(chunked_solver<rounded_inverse>{64, {{}, inverse}});
+    if (inverse.spoil) {
+      return f(chunked_solver<faulty_inverse>{64, {{}, inverse}});
+    }
     if (walk.any()) return f(faulty_solver{walk});
     return f(recurrent_solver{});
   }
@@ -69,11 +85,12 @@ struct computation {
   }
 };
 
-/// A number that a deviation leaves open: a length, or a number format.
-struct deviation_choice {
-  std::string_view words = "";        ///< in the place of {} in the sentence
-  index_t length = 0;                 ///< in tokens, or whatever it counts
-  double (*round)(double) = nullptr;  ///< to a number format
+/// In what a kernel that deviates so is like the computation.
+enum class likeness {
+  numbers,  ///< its numbers are the same, to the roundings of a sound kernel
+  size,     ///< so they are where all else is in a wider format; else its
+            ///< errors are as large
+  shape     ///< its errors lie where those of the computation lie
 };
 
 /// One row of the table.
@@ -87,6 +104,8 @@ struct deviation {
   ///          then as it was.
   bool (*apply)(computation&, const deviation_choice&);
   std::span<const deviation_choice> choices;  ///< at least one
+  /// How far what it computes is what a kernel computes that deviates so.
+  likeness alike = likeness::numbers;
 
   /// Whether it may touch the tensor of that name.
   bool may_touch(std::string_view name) const {
@@ -291,54 +310,219 @@ inline double to_e4m3(double x) {
 }
 inline double to_bf16(double x) { return round_to<format::bf16>(x); }
 inline double to_f16(double x) { return round_to<format::f16>(x); }
+inline double to_f32(double x) { return round_to<format::f32>(x); }
+
+inline void round_all_of(matrix<double>& x, double (*round)(double)) {
+  for (index_t i = 0; i < x.size(); ++i) *(x.data() + i) = round(x.data()[i]);
+}
+
+/// Lets the inverse of each chunk go wrong.
+inline bool spoils(computation& c,
+                   void (*spoil)(matrix<double>&, const choice&),
+                   const choice& how) {
+  if (!walks(c) || !info(c.in.family).erases() || c.walk.any() ||
+      c.inverse.spoil) {
+    return false;
+  }
+  c.inverse = {spoil, &how};
+  return true;
+}
+inline void round_inverse(matrix<double>& T, const choice& how) {
+  round_all_of(T, how.round);
+}
+
+/// `(I + L)^-1` by Newton's iteration `X <- X (2 I - (I + L) X)`.
+inline matrix<double> inverse_by_newton(const matrix<double>& L,
+                                        double (*round)(double)) {
+  const matrix<double> one = matrix<double>::Identity(L.rows(), L.rows());
+  matrix<double> X = one - L;
+  for (index_t n = 2; n < L.rows(); n *= 2) {
+    matrix<double> R = (one + L) * X;
+    round_all_of(R, round);
+    R = 2 * one - R;
+    X = matrix<double>(X * R);
+    round_all_of(X, round);
+  }
+  return X;
+}
+
+/// Forms the inverse anew, the one of each diagonal block by a series.
+inline void grow_inverse(matrix<double>& T, const choice& how) {
+  const index_t n = T.rows(), rows = how.length > 0 ? how.length : n;
+  const matrix<double> one = matrix<double>::Identity(n, n);
+  // The inverse of T, unit lower triangular as T is.
+  matrix<double> M = inverse_by_substitution<double>(T - one);
+  for (index_t t = 0; t < n; t += rows) {
+    const index_t m = std::min(rows, n - t);
+    const matrix<double> unit = matrix<double>::Identity(m, m);
+    matrix<double> L = M.block(t, t, m, m) - unit;
+    round_all_of(L, how.round);
+    const matrix<double> X =
+        how.length > 0
+            ? inverse_by_doubling<double>(
+                  L, [&](matrix<double>& x) { round_all_of(x, how.round); })
+            : inverse_by_newton(L, how.round);
+    if (m == n) {
+      T = X;
+      return;
+    }
+    M.block(t, t, m, m) = inverse_by_substitution<double>(X - unit);
+  }
+  T = inverse_by_substitution<double>(M - one);
+}
 
 /// Tokens of a chunk after which the reach of a clipped decay ends.
 inline constexpr index_t factored_chunk = 64;
 
-/// Clips the cumulated log decays of each chunk from below.
-inline void clip_cumulated(computation& c, double least) {
+/// The runs of tokens that a chunk has, as first and end.
+inline std::vector<std::pair<index_t, index_t>> chunks_of(
+    const problem<double>& p, index_t chunk) {
+  std::vector<std::pair<index_t, index_t>> all;
+  for (const auto& [first, end] : sequences(p)) {
+    for (index_t t = first; t < end; t += chunk) {
+      all.emplace_back(t, std::min(end, t + chunk));
+    }
+  }
+  return all;
+}
+
+/// The cumulated log decays of one channel of a chunk, as a kernel keeps them;
+/// `counts` says which still depend on the log decays.
+using cumulated_fault = void (*)(std::vector<double>& G,
+                                 std::vector<char>& counts, double least);
+
+/// Logs of factors that are not let below e^least.
+inline void clipped(std::vector<double>& G, std::vector<char>& counts,
+                    double least) {
+  for (std::size_t t = 0; t < G.size(); ++t) {
+    counts[t] = G[t] > least;
+    G[t] = std::max(G[t], least);
+  }
+}
+/// Logs of the products of decays in FP32, token by token: below its least
+/// normal number they keep few digits, then none, and 0 / 0 is no number.
+inline void multiplied(std::vector<double>& G, std::vector<char>&, double) {
+  double before = 0;
+  float product = 1;
+  for (double& e : G) {
+    product *= static_cast<float>(std::exp(e - std::exchange(before, e)));
+    e = std::log(static_cast<double>(product));
+  }
+}
+
+/// Forms the decays of each chunk from cumulated logs that `f` spoiled.
+inline void spoil_cumulated(computation& c, cumulated_fault f, double least) {
   resolve(c);
-  const auto segments = sequences(c.in);
+  const auto all = chunks_of(c.in, factored_chunk);
   const index_t width = per_token(c.in.in.g);
-  const std::vector<double> g = c.in.in.g.data;
-  // Calls f(first, end, i) for each chunk and channel.
-  const auto each_chunk = [segments, width](const auto& f) {
-    for (const auto& [first, end] : segments) {
-      for (index_t t = first; t < end; t += factored_chunk) {
-        for (index_t i = 0; i < width; ++i) {
-          f(t, std::min(end, t + factored_chunk), i);
+  const list<double> g = list<double>(
+      c.in.in.g.data.data(), c.in.in.g.data.data() + c.in.in.g.data.size());
+  // Calls f(first, kept, counts, i) for each chunk and channel.
+  const auto each = [all, width, g, f, least](const auto& visit) {
+    for (const auto& [first, end] : all) {
+      for (index_t i = 0; i < width; ++i) {
+        std::vector<double> G;
+        double sum = 0;
+        for (index_t t = first; t < end; ++t) {
+          G.push_back(sum += g[t * width + i]);
         }
+        std::vector<char> counts(G.size(), 1);
+        f(G, counts, least);
+        visit(first, G, counts, i);
       }
     }
   };
-  each_chunk([&](index_t first, index_t end, index_t i) {
-    double G = 0, before = 0;
-    for (index_t t = first; t < end; ++t) {
-      G += g[t * width + i];
-      const double now = std::max(G, least);
-      c.in.in.g.data[t * width + i] = now - before;
-      before = now;
+  each([&](index_t first, const std::vector<double>& G,
+           const std::vector<char>&, index_t i) {
+    double before = 0;
+    double* to = c.in.in.g.data.data() + first * width + i;
+    for (const double now : G) {
+      *to = now - std::exchange(before, now);
+      to += width;
     }
   });
-  c.back.push_back([g, each_chunk, width, least](result& r) {
-    std::vector<double>& d = r.gradients.g.data;
-    each_chunk([&](index_t first, index_t end, index_t i) {
-      double G = 0, sum = 0;
-      std::vector<double> cumulated;
-      for (index_t t = first; t < end; ++t) {
-        cumulated.push_back(G += g[t * width + i]);
-      }
-      for (index_t t = end; t-- > first;) {
-        const double dc =
-            d[t * width + i] - (t + 1 < end ? d[(t + 1) * width + i] : 0);
-        // The next token's own has been replaced by its sum.
-        cumulated[t - first] = cumulated[t - first] > least ? dc : 0;
-      }
-      for (index_t t = end; t-- > first;) {
-        d[t * width + i] = sum += cumulated[t - first];
+  c.back.push_back([each, width](result& r) {
+    double* const d = r.gradients.g.data.data();
+    each([&](index_t first, const std::vector<double>&,
+             const std::vector<char>& counts, index_t i) {
+      double later = 0, sum = 0;
+      for (auto t = static_cast<index_t>(counts.size()); t-- > 0;) {
+        double& x = *(d + (first + t) * width + i);
+        const double own = x - std::exchange(later, x);
+        x = sum += *(counts.data() + t) ? own : 0;
       }
     });
   });
+}
+
+/// Largest x whose e^x FP32 holds.
+inline const double log_of_largest = std::log(3.4028234663852886e38);
+
+/// How a masked score is formed, in the choices of grad-masked-after-exp.
+inline constexpr index_t gate_masked = 1, as_quotient = 2;
+
+/// Gradients where scores are masked after their decay e^(G_t - G_s) was formed
+/// above the diagonal too: where that is infinite, its gradient is 0 * inf.
+/// @param[in] how  gate_masked: the erase gate stands in the masked product;
+///                 as_quotient: the decay is a quotient of two products.
+inline bool lose_masked(computation& c, index_t chunk, index_t how) {
+  resolve(c);
+  const values& g = c.in.in.g;
+  const index_t width = per_token(g);
+  const index_t keys = c.in.in.q.dim(3), channels = width / g.dim(2);
+  // By token and channel of g: 1 a row of the scores, 2 a column, 4 dg.
+  std::vector<char> lost(g.data.size(), 0);
+  bool any = false;
+  for (const auto& [first, end] : chunks_of(c.in, chunk)) {
+    for (index_t i = 0; i < width; ++i) {
+      list<double> G(end - first, 0.0);
+      double sum = 0;
+      for (index_t t = first; t < end; ++t) {
+        G[t - first] = sum += *(g.data.data() + t * width + i);
+      }
+      const auto at = [&](index_t t) -> char& {
+        return *(lost.data() + (first + t) * width + i);
+      };
+      index_t last = -1;
+      for (index_t s = 0; s < G.count(); ++s) {
+        for (index_t t = 0; t < s; ++t) {
+          const double x = G[t] - G[s];
+          if (x > log_of_largest) at(t) |= 1, at(s) |= 2, last = s;
+          if (how & as_quotient && x - G[s] > log_of_largest) last = s;
+        }
+      }
+      for (index_t t = 0; t <= last; ++t) at(t) |= 4;
+      any = any || last >= 0;
+    }
+  }
+  if (!any) return false;
+  c.back.push_back(
+      [lost, width, keys, channels, how, of_g = g.dim(2)](result& r) {
+        constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+        const auto spoil = [&](values& x, char of) {
+          if (!x.present()) return;
+          const index_t inner = x.rank() == 4 ? x.dim(3) : 1, n = x.dim(2);
+          for (index_t at = 0; at < static_cast<index_t>(lost.size()); ++at) {
+            if ((*(lost.data() + at) & of) == 0) continue;
+            const index_t token = at / width, head = at % width / channels;
+            // Value heads share a query head, or g is one for several of them.
+            const index_t first = head * n / of_g;
+            const index_t end = std::max(first + 1, (head + 1) * n / of_g);
+            for (index_t h = first; h < end; ++h) {
+              double* const to = x.data.data() + (token * n + h) * inner;
+              // Without a decay per channel the whole score is multiplied.
+              const bool one = channels > 1 && inner == keys;
+              for (index_t i = 0; i < inner; ++i) {
+                if (!one || i == at % channels) to[i] = nan;
+              }
+            }
+          }
+        };
+        tensors<double>& d = r.gradients;
+        spoil(d.q, 1), spoil(d.k, 1 | 2), spoil(d.g, 4);
+        if (how & gate_masked) spoil(d.beta, 1), spoil(d.b, 1);
+      });
+  return true;
 }
 
 /// Lets the last, shorter chunk of each sequence take what stands after it.
@@ -418,12 +602,24 @@ inline constexpr choice kept_states[] = {
     {"BF16 after every token", 1, to_bf16},
     {"FP16 after every token", 1, to_f16},
     {"FP8 after every token", 1, to_e4m3},
+    {"BF16, with every product and sum of a token", -1, to_bf16},
+    {"FP16, with every product and sum of a token", -1, to_f16},
     {"BF16 after every chunk of 64 tokens", 64, to_bf16},
     {"FP16 after every chunk of 64 tokens", 64, to_f16},
     {"FP8 after every chunk of 64 tokens", 64, to_e4m3}};
-inline constexpr choice underflows[] = {{"e^-87, the least of FP32,", 87},
-                                        {"e^-20", 20},
-                                        {"e^-11, 1/FP16's largest,", 11}};
+/// Of length 0: products in FP32; else minus the log of the least factor.
+inline constexpr choice underflows[] = {
+    {"prefix products that FP32 hardly holds", 0},
+    {"factors not let below e^-87, the least of FP32", 87},
+    {"factors not let below e^-20", 20},
+    {"factors not let below e^-11, 1/FP16's largest", 11}};
+/// Rows of the blocks; 0: Newton's iteration over all of them.
+inline constexpr choice series[] = {
+    {"by doubling in FP32", 64, to_f32},
+    {"by doubling in blocks of 16 in FP32", 16, to_f32},
+    {"by Newton's iteration in FP32", 0, to_f32},
+    {"by doubling in blocks of 16 in FP16", 16, to_f16},
+    {"by doubling in blocks of 16 in BF16", 16, to_bf16}};
 inline constexpr choice cuts[] = {
     {"20", 20}, {"10", 10}, {"5", 5}, {"1", 1}, {"0", 0}};
 /// Negative: it takes zeros.
@@ -443,6 +639,16 @@ inline constexpr choice narrow_inputs[] = {{"A_log", 0, to_bf16},
                                            {"q after its norm", 4, to_bf16},
                                            {"k after its norm", 5, to_bf16},
                                            {"beta", 6, to_bf16}};
+/// Four times the chunk, and the flags of lose_masked.
+inline constexpr choice masked[] = {
+    {"chunks of 64", 4 * 64 + gate_masked},
+    {"chunks of 32", 4 * 32 + gate_masked},
+    {"chunks of 16", 4 * 16 + gate_masked},
+    {"chunks of 128", 4 * 128 + gate_masked},
+    {"chunks of 64, the gate applied after it", 4 * 64},
+    {"chunks of 64, as a quotient of products", 4 * 64 + as_quotient},
+    {"chunks of 64, as a quotient of products, the gate inside",
+     4 * 64 + as_quotient + gate_masked}};
 inline constexpr choice activated[] = {
     {"beta", 0}, {"b", 1}, {"w", 2}, {"the decay", 3}};
 inline constexpr choice unscaled[] = {{"the backward pass leaves", 0},
@@ -653,13 +859,12 @@ inline std::span<const deviation> deviations() {
                 !std::exchange(c.walk.decay_last, true);
        },
        only},
-      {"decay-underflow",
-       "decay ratios are quotients of factors that are not let below {} in "
-       "chunks of 64",
+      {"decay-underflow", "decay ratios of chunks of 64 are quotients of {}",
        "o final_state d*",
        [](c_& c, const choice& of) {
          if (!c.in.in.g.present() || c.in.linear_decay) return false;
-         clip_cumulated(c, -static_cast<double>(of.length));
+         spoil_cumulated(c, of.length == 0 ? multiplied : clipped,
+                         -static_cast<double>(of.length));
          return true;
        },
        underflows},
@@ -854,20 +1059,23 @@ inline std::span<const deviation> deviations() {
       {"state-low-precision", "the state is kept in {}", "o final_state d*",
        [](c_& c, const choice& of) {
          if (!walks(c) || c.walk.store) return false;
-         c.walk.store = of.round, c.walk.store_every = of.length;
+         c.walk.store = of.round;
+         c.walk.store_every = std::abs(of.length);
+         c.walk.store_all = of.length < 0;
          return true;
        },
-       kept_states},
+       kept_states, likeness::size},
       {"inverse-low-precision",
        "the inverse of I + L of chunks of 64 is rounded to {}",
        "o final_state d*",
-       [](c_& c, const choice& of) {
-         if (!walks(c) || !info(c.in.family).erases() || c.walk.any()) {
-           return false;
-         }
-         return !std::exchange(c.inverse, of.round);
-       },
-       formats},
+       [](c_& c, const choice& of) { return spoils(c, round_inverse, of); },
+       formats, likeness::size},
+      {"inverse-unstable",
+       "the inverse of I + L of chunks of 64 is formed {}, whose powers of L "
+       "outgrow it",
+       "o final_state d*",
+       [](c_& c, const choice& of) { return spoils(c, grow_inverse, of); },
+       series, likeness::shape},
       {"residual-low-precision", "v - S^T k is formed in {}",
        "o final_state d*",
        [](c_& c, const choice& of) {
@@ -877,7 +1085,7 @@ inline std::span<const deviation> deviations() {
          c.walk.residual = of.round;
          return true;
        },
-       formats},
+       formats, likeness::size},
 
       // The backward pass alone.
       {"grad-no-final-state", "the backward pass ignores dfinal_state", "d*",
@@ -949,6 +1157,15 @@ inline std::span<const deviation> deviations() {
          return true;
        },
        chunks},
+      {"grad-masked-after-exp",
+       "scores are masked after the exponential, which overflows above the "
+       "diagonal of {}",
+       "d*",
+       [](c_& c, const choice& of) {
+         if (!c.in.in.g.present() || c.in.linear_decay) return false;
+         return lose_masked(c, of.length / 4, of.length % 4);
+       },
+       masked},
       {"grad-diagonal-kept",
        "the gradient of the triangular system keeps its diagonal", "d*",
        [](c_& c, const choice&) {

@@ -17,8 +17,9 @@ namespace carve {
 
 /// What goes wrong in a walk; nothing does by default.
 struct walk_faults {
-  double (*store)(double) = nullptr;     ///< rounds the state that is kept
-  index_t store_every = 1;               ///< tokens between two such roundings
+  double (*store)(double) = nullptr;  ///< rounds the state that is kept
+  index_t store_every = 1;            ///< tokens between two such roundings
+  bool store_all = false;  ///< and every product and sum of a token, also back
   double (*residual)(double) = nullptr;  ///< rounds `v - S^T k`
   bool decay_last = false;               ///< the state decays after the write
   index_t reset = 0;           ///< tokens after which the state is lost
@@ -128,10 +129,14 @@ class faulty_walk {
   double e(index_t t, index_t j) const { return p_.e ? p_.e(t, j) : 1.0; }
   double w(index_t t, index_t j) const { return p_.w ? p_.w(t, j) : 1.0; }
 
+  /// A product or sum of a token as it is kept.
+  double kept(double x) const { return f_.store_all ? f_.store(x) : x; }
+
   void decay(index_t t, list<double>& S) const {
     for (index_t i = 0; i < K_; ++i) {
       const double x = a(t, i);
-      for (index_t j = 0; j < V_; ++j) S[i * V_ + j] *= x * d(t, j);
+      for (index_t j = 0; j < V_; ++j)
+        S[i * V_ + j] = kept(x * d(t, j) * S[i * V_ + j]);
     }
   }
 
@@ -154,14 +159,15 @@ class faulty_walk {
     const bool one_gate = p_.b && p_.w && p_.b.data == p_.w.data;
     for (index_t j = 0; j < V_; ++j) {
       const double v = p_.v ? p_.v(t, j) : 0.0, gate = w(t, j);
-      u[j] = gate * v - (p_.y ? 0.0 : e(t, j) * c[j]);
+      c[j] = kept(c[j]);
+      u[j] = kept(gate * v - (p_.y ? 0.0 : e(t, j) * c[j]));
       if (!f_.residual) continue;
       u[j] = one_gate && gate != 0 ? gate * f_.residual(u[j] / gate)
                                    : f_.residual(u[j]);
     }
     for (index_t i = 0; i < K_; ++i) {
       const double k = p_.k(t, i), y = p_.y ? p_.y(t, i) : 0.0;
-      for (index_t j = 0; j < V_; ++j) S[i * V_ + j] += k * u[j];
+      for (index_t j = 0; j < V_; ++j) S[i * V_ + j] += kept(k * u[j]);
       for (index_t j = 0; j < V_ && p_.y; ++j) {
         S[i * V_ + j] -= y * (e(t, j) * c[j]);
       }
@@ -176,7 +182,7 @@ class faulty_walk {
       for (index_t j = 0; j < V_; ++j) {
         const double x = p_.scale * dout(t, j);
         dq += S[i * V_ + j] * x;
-        dS[i * V_ + j] += q * x;
+        dS[i * V_ + j] = kept(dS[i * V_ + j] + kept(q * x));
       }
       if (out.q) out.q(t, i) += dq;
     }
@@ -272,7 +278,8 @@ class faulty_walk {
     }
     double diagonal = 0;
     for (index_t j = 0; j < V_; ++j) {
-      dc[j] = dz[j] * e(t, j);
+      dx[j] = kept(dx[j]);
+      dc[j] = kept(dz[j] * e(t, j));
       diagonal += dx[j] * u[j];
       if (out.w && p_.v) out.w(t, j) += dx[j] * p_.v(t, j);
       if (out.v) out.v(t, j) += dx[j] * w(t, j);
@@ -283,7 +290,7 @@ class faulty_walk {
         const double r = p_.address(t, i);
         for (index_t j = 0; j < V_; ++j) {
           dr[i] += X[i * V_ + j] * dc[j];
-          dS[i * V_ + j] += r * dc[j];
+          dS[i * V_ + j] = kept(dS[i * V_ + j] + kept(r * dc[j]));
         }
         if (f_.diagonal_kept) {
           dr[i] -= diagonal * p_.k(t, i);

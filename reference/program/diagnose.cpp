@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <limits>
 #include <span>
+#include <string_view>
 #include <utility>
 
 #include "carve/deviation.hpp"
@@ -17,6 +18,10 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 
 /// How many of the best are tried in pairs, and how many are told.
 constexpr std::size_t paired = 6, told = 5;
+
+/// How far the errors of tokens may be from what a deviation makes them, in
+/// logs and in the mean, to be of a size.
+constexpr double spread = 0.7;
 
 /// The error of a judged tensor that is one, at the right result.
 struct unit {
@@ -40,25 +45,73 @@ unit unit_of(const verdict& t, const std::vector<double>& right) {
   return u;
 }
 
-/// The distance of a tensor from what a computation gives, in units: what the
-/// verdict would be if that were right. A larger result has larger errors.
-double distance(const std::vector<double>& x, const std::vector<double>& y,
-                const unit& u, const tolerance& limit) {
-  std::vector<double> apart(x.size());
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    apart[i] = x[i] - y[i];
-    if (!std::isfinite(apart[i])) return infinity;
+/// The most that a tensor of that type holds.
+double most_of(safetensors::dtype t) {
+  switch (*safetensors::format_of(t)) {
+    case format::f16:
+      return 65504;
+    case format::f64:
+      return std::numeric_limits<double>::max();
+    default:
+      return std::numeric_limits<float>::max();
   }
+}
+
+/// The distance of a tensor from what a computation gives, in units: what the
+/// verdict would be if that were right. A larger result has larger errors, and
+/// what is no number in both is equal.
+/// @param[in] most  what is larger is infinite
+double distance(const std::vector<double>& x, const std::vector<double>& y,
+                const unit& u, const tolerance& limit, double most) {
+  std::vector<double> apart, of;
+  std::size_t both = 0, one = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const bool here = std::isfinite(x[i]), there = std::fabs(y[i]) <= most;
+    if (here && there) {
+      apart.push_back(x[i] - y[i]), of.push_back(y[i]);
+    } else {
+      ++(here == there ? both : one);
+    }
+  }
+  if (one > both / 100) return infinity;
   const auto over = [](double a, double b) {
     return a == 0 ? 0 : b > 0 ? a / b : infinity;
   };
   const double grown =
-      u.size > 0 ? std::max(1.0, root_mean_square(y) / u.size) : 1.0;
-  const double most =
-      u.largest_size > 0 ? std::max(1.0, largest_of(y) / u.largest_size) : 1.0;
+      u.size > 0 ? std::max(1.0, root_mean_square(of) / u.size) : 1.0;
+  const double largest =
+      u.largest_size > 0 ? std::max(1.0, largest_of(of) / u.largest_size) : 1.0;
   return std::max(
       over(root_mean_square(apart), u.rms * grown),
-      over(largest_of(apart), u.largest * most) * limit.rms / limit.largest);
+      over(largest_of(apart), u.largest * largest) * limit.rms / limit.largest);
+}
+
+/// RMS of the differences at each token, of a tensor [B,T,...].
+std::vector<double> over_tokens(const tensor_shape& shape,
+                                const std::vector<double>& x,
+                                const std::vector<double>& y) {
+  const auto n = static_cast<std::size_t>(shape[0] * shape[1]);
+  const std::size_t each = x.size() / n;
+  std::vector<double> rms(n);
+  for (std::size_t t = 0; t < n; ++t) {
+    for (std::size_t i = t * each; i < (t + 1) * each; ++i) {
+      rms[t] += (x[i] - y[i]) * (x[i] - y[i]);
+    }
+    rms[t] = std::sqrt(rms[t] / static_cast<double>(each));
+  }
+  return rms;
+}
+
+/// Correlation of two lists; 0 where one of them is constant.
+double correlation(const std::vector<double>& x, const std::vector<double>& y) {
+  const auto n = static_cast<double>(x.size());
+  double mx = 0, my = 0, xx = 0, yy = 0, xy = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) mx += x[i] / n, my += y[i] / n;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    xx += (x[i] - mx) * (x[i] - mx), yy += (y[i] - my) * (y[i] - my);
+    xy += (x[i] - mx) * (y[i] - my);
+  }
+  return xx > 0 && yy > 0 ? xy / std::sqrt(xx * yy) : 0;
 }
 
 std::string where_of(const verdict& x) {
@@ -72,6 +125,11 @@ struct trial {
   std::vector<suspect> together;
   std::vector<double> ratios;  // by judged tensor
   double cost = 0;
+  bool slight = false;  // nothing differs from what is right by a unit
+  likeness by;
+  /// By judged tensor, where that is what is looked at: the error in errors of
+  /// such size, and how far it lies where those of the computation do.
+  std::vector<double> sizes, shapes;
 };
 
 class inquiry {
@@ -83,8 +141,12 @@ class inquiry {
     for (std::size_t t = 0; t < d.judged.size(); ++t) {
       right_.push_back(result_named(*right, d.judged[t].name).data);
       units_.push_back(unit_of(v.tensors[t], right_[t]));
-      as_right_.push_back(
-          distance(d.judged[t].values.data, right_[t], units_[t], v.limit));
+      most_.push_back(most_of(d.judged[t].dtype));
+      some_finite_.push_back(std::any_of(
+          d.judged[t].values.data.begin(), d.judged[t].values.data.end(),
+          [](double x) { return std::isfinite(x); }));
+      as_right_.push_back(distance(d.judged[t].values.data, right_[t],
+                                   units_[t], v.limit, most_[t]));
     }
   }
 
@@ -113,6 +175,11 @@ class inquiry {
       sort();
     }
     std::size_t different = 0;
+    if (std::none_of(trials_.begin(), trials_.end(),
+                     [&](const trial& t) { return explains_some(t); })) {
+      look_less_closely();
+      std::erase_if(trials_, [&](const trial& t) { return !explains_all(t); });
+    }
     for (const trial& t : trials_) {
       if (different == told) break;
       const std::size_t before = found.found.size();
@@ -135,16 +202,118 @@ class inquiry {
   bool wrong(std::size_t t) const { return v_.tensors[t].fails(); }
 
   bool matches(const trial& x, std::size_t t) const {
+    if (x.by == likeness::size) {
+      return wrong(t) && x.ratios[t] <= matching_ratio &&
+             x.ratios[t] >= 1 / matching_ratio;
+    }
+    if (x.by == likeness::shape) {
+      return wrong(t) && (!has_tokens(d_.judged[t].name) ||
+                          x.ratios[t] >= matching_correlation);
+    }
+    if (!some_finite_[t] && !leaves_right(x)) return false;
     return wrong(t) && ((x.ratios[t] <= matching_ratio &&
                          x.ratios[t] <= 0.7 * as_right_[t]) ||
                         (x.ratios[t] <= 2 * matching_ratio &&
                          x.ratios[t] <= as_right_[t] / 10));
+  }
+  /// Whether what passes would pass. Much makes a tensor of which nothing is
+  /// finite.
+  bool leaves_right(const trial& x) const {
+    for (std::size_t t = 0; t < x.ratios.size(); ++t) {
+      if (!wrong(t) && !(x.ratios[t] <= 2 * matching_ratio)) return false;
+    }
+    return true;
   }
   bool explains_all(const trial& x) const {
     for (std::size_t t = 0; t < x.ratios.size(); ++t) {
       if (wrong(t) && !matches(x, t)) return false;
     }
     return true;
+  }
+
+  /// The error in errors that come of y's own and of a sound kernel's; 0 where
+  /// they are spread otherwise over the tokens.
+  double size_of(std::size_t t, const std::vector<double>& y) const {
+    const judged_tensor& x = d_.judged[t];
+    const auto rms = [&](const std::vector<double>& z) {
+      std::vector<double> apart(z);
+      for (std::size_t i = 0; i < z.size(); ++i) apart[i] -= right_[t][i];
+      return root_mean_square(apart);
+    };
+    const double size = rms(x.values.data) / std::hypot(rms(y), units_[t].rms);
+    if (!has_tokens(x.name) || x.values.dim(1) < 16) return size;
+    const tensor_shape& shape = x.values.shape;
+    const std::vector<double> zero(right_[t].size(), 0.0);
+    const auto actual = over_tokens(shape, x.values.data, right_[t]);
+    const auto made = over_tokens(shape, y, right_[t]);
+    const auto right = over_tokens(shape, right_[t], zero);
+    const double relative =
+        units_[t].size > 0 ? units_[t].rms / units_[t].size : 0;
+    double apart = 0;
+    for (std::size_t i = 0; i < made.size(); ++i) {
+      const double expected = std::hypot(made[i], relative * right[i]);
+      if (actual[i] == 0 && expected == 0) continue;
+      apart += std::fabs(std::log(std::clamp(
+          expected > 0 ? actual[i] / expected : infinity, 1e-6, 1e6)));
+    }
+    return apart > spread * static_cast<double>(made.size()) ? 0 : size;
+  }
+
+  /// How far the error lies where y's does: the correlation of their logs over
+  /// the tokens; 0 where the file is wrong and y is right.
+  double shape_of(std::size_t t, const std::vector<double>& y) const {
+    const judged_tensor& x = d_.judged[t];
+    if (!has_tokens(x.name) || x.values.dim(1) < 16) return 0;
+    std::vector<double> actual =
+        over_tokens(x.values.shape, x.values.data, right_[t]);
+    std::vector<double> made = over_tokens(x.values.shape, y, right_[t]);
+    const double u = std::max(units_[t].rms, 1e-300);
+    for (std::size_t i = 0; i < made.size(); ++i) {
+      if (!std::isfinite(actual[i]) || !std::isfinite(made[i])) return 0;
+      if (actual[i] > 3 * u && made[i] < u) return 0;
+      actual[i] = std::log(std::max(actual[i], u / 100));
+      made[i] = std::log(std::max(made[i], u / 100));
+    }
+    return correlation(actual, made);
+  }
+
+  /// Where no numbers match: is the error as large as a deviation makes it, or
+  /// does it lie where one makes it?
+  void look_less_closely() {
+    const auto judged_by = [&](trial x, likeness by) {
+      x.by = by, x.cost = 0;
+      for (std::size_t t = 0; t < x.ratios.size(); ++t) {
+        if (by == likeness::size) {
+          x.ratios[t] = x.sizes[t];
+          x.cost += std::fabs(std::log(std::clamp(x.sizes[t], 1e-3, 1e3)));
+        } else {
+          x.ratios[t] = x.shapes[t];
+          if (wrong(t) && has_tokens(d_.judged[t].name)) x.cost -= x.shapes[t];
+        }
+      }
+      return x;
+    };
+    std::vector<trial> others;
+    trials_.insert(trials_.end(), slight_.begin(), slight_.end());
+    for (const trial& x : trials_) {
+      if (!x.sizes.empty()) others.push_back(judged_by(x, likeness::size));
+    }
+    for (const trial& x : trials_) {
+      if (!x.shapes.empty()) others.push_back(judged_by(x, likeness::shape));
+    }
+    trials_ = std::move(others);
+    sort();
+    // What says how large the errors are says more than where they lie.
+    std::stable_sort(
+        trials_.begin(), trials_.end(),
+        [&](const trial& a, const trial& b) { return a.by < b.by; });
+  }
+
+  bool explains_some(const trial& x) const {
+    for (std::size_t t = 0; t < x.ratios.size(); ++t) {
+      if (matches(x, t)) return true;
+    }
+    return false;
   }
 
   /// One on each thread: a dump may have fewer heads than there are threads.
@@ -161,7 +330,7 @@ class inquiry {
       tried[at] = try_together(all[at]);
     });
     for (std::optional<trial>& x : tried) {
-      if (x) trials_.push_back(std::move(*x));
+      if (x) (x->slight ? slight_ : trials_).push_back(std::move(*x));
     }
   }
 
@@ -170,13 +339,18 @@ class inquiry {
       const std::vector<suspect>& together) const {
     const auto r = deviating_result(d_, together, {1, {}});
     if (!r) return {};
-    trial x{together, {}, 0};
+    trial x{together, {}, 0, false, likeness::numbers, {}, {}};
     bool changes = false;
     for (std::size_t t = 0; t < d_.judged.size(); ++t) {
       const std::vector<double>& y = result_named(*r, d_.judged[t].name).data;
-      changes = changes || !(distance(y, right_[t], units_[t], v_.limit) < 1);
+      changes = changes ||
+                !(distance(y, right_[t], units_[t], v_.limit, most_[t]) < 1);
       const double ratio =
-          distance(d_.judged[t].values.data, y, units_[t], v_.limit);
+          distance(d_.judged[t].values.data, y, units_[t], v_.limit, most_[t]);
+      const likeness alike =
+          together.size() > 1 ? likeness::numbers : together[0].row->alike;
+      if (alike == likeness::size) x.sizes.push_back(size_of(t, y));
+      if (alike == likeness::shape) x.shapes.push_back(shape_of(t, y));
       x.ratios.push_back(ratio);
       // A kernel may be right in one pass and wrong in the other.
       const double most = wrong(t) ? 1e6 : 10;
@@ -184,8 +358,9 @@ class inquiry {
     }
     // Of two that fit alike, the simpler one.
     x.cost += 0.5 * static_cast<double>(together.size() - 1);
-    if (!changes) return {};
-    return x;
+    x.slight = !changes;
+    if (changes || !x.sizes.empty()) return x;
+    return {};
   }
 
   void sort() {
@@ -195,11 +370,16 @@ class inquiry {
   }
 
   void tell(const trial& x, diagnosis& found) {
-    explanation e{name_of(x.together), {}, 0, ""};
+    explanation e{name_of(x.together), {}, 0, "", x.by};
     for (std::size_t t = 0; t < x.ratios.size(); ++t) {
       if (!matches(x, t)) continue;
       e.tensors.push_back(d_.judged[t].name);
-      e.ratio = std::max(e.ratio, x.ratios[t]);
+      if (x.by == likeness::shape) {
+        if (!has_tokens(e.tensors.back())) continue;
+        e.ratio = e.ratio == 0 ? x.ratios[t] : std::min(e.ratio, x.ratios[t]);
+      } else {
+        e.ratio = std::max(e.ratio, x.ratios[t]);
+      }
     }
     if (e.tensors.empty()) return;
     for (const explanation& other : found.found) {
@@ -211,8 +391,16 @@ class inquiry {
     }
     char ratio[32];
     std::snprintf(ratio, sizeof ratio, "%.2g", e.ratio);
-    e.text += e.tensors.size() == 1 ? " matches" : " match";
-    e.text += std::string(", ratio ") + ratio + ", if ";
+    const bool one = e.tensors.size() == 1;
+    if (x.by == likeness::numbers) {
+      e.text += one ? " matches, ratio " : " match, ratio ";
+    } else if (x.by == likeness::size) {
+      e.text += one ? " is as wrong, ratio " : " are as wrong, ratio ";
+    } else {
+      e.text += one ? " is wrong in the same tokens, correlation "
+                    : " are wrong in the same tokens, correlation ";
+    }
+    e.text += std::string(ratio) + ", if ";
     for (std::size_t i = 0; i < x.together.size(); ++i) {
       if (i > 0) e.text += ", and ";
       e.text += sentence_of(x.together[i]);
@@ -233,7 +421,7 @@ class inquiry {
       const std::string& name = d_.judged[t].name;
       const std::vector<double>& y = result_named(*r, name).data;
       const std::vector<double>& z = result_named(*best_, name).data;
-      if (!(distance(y, z, units_[t], v_.limit) < 0.5)) return false;
+      if (!(distance(y, z, units_[t], v_.limit, most_[t]) < 0.5)) return false;
     }
     return true;
   }
@@ -244,7 +432,9 @@ class inquiry {
   std::vector<std::vector<double>> right_;
   std::vector<unit> units_;
   std::vector<double> as_right_;
-  std::vector<trial> trials_;
+  std::vector<char> some_finite_;  // of the file's numbers
+  std::vector<double> most_;       // that the type of each tensor holds
+  std::vector<trial> trials_, slight_;
   std::optional<gradient_result<double>> best_;  // of what was told first
 };
 
@@ -273,6 +463,11 @@ std::string name_of(const std::vector<suspect>& together) {
   return name;
 }
 
+std::string_view name_of(likeness by) {
+  constexpr std::string_view names[] = {"numbers", "size", "shape"};
+  return names[static_cast<int>(by)];
+}
+
 std::string sentence_of(const suspect& s) { return s.row->sentence(*s.choice); }
 
 bool may_touch(const std::vector<suspect>& together, std::string_view tensor) {
@@ -284,7 +479,7 @@ bool may_touch(const std::vector<suspect>& together, std::string_view tensor) {
 std::optional<gradient_result<double>> deviating_result(
     const dump& d, const std::vector<suspect>& together,
     const run_settings& run) {
-  computation c{d.in, d.cotangents, {}, nullptr, {}};
+  computation c{d.in, d.cotangents, {}, {}, {}};
   for (const suspect& s : together) {
     if (!s.row->apply(c, *s.choice)) return {};
   }

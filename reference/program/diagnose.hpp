@@ -16,6 +16,7 @@
 namespace carve {
 struct deviation;
 struct deviation_choice;
+enum class likeness;
 }  // namespace carve
 
 namespace carve::program {
@@ -34,6 +35,8 @@ std::vector<suspect> suspects(std::string_view id);
 
 /// The name of a suspect's row; of several, with " + " between them.
 std::string name_of(const std::vector<suspect>& together);
+/// "numbers", "size" or "shape".
+std::string_view name_of(likeness by);
 /// What follows "if".
 std::string sentence_of(const suspect& s);
 /// Whether one of them may touch that tensor.
@@ -53,8 +56,11 @@ dump with_outputs(dump d, const gradient_result<double>& r);
 struct explanation {
   std::string id;                    ///< as name_of has it
   std::vector<std::string> tensors;  ///< that fail, and match under it
-  double ratio = 0;                  ///< the largest of theirs
-  std::string text;                  ///< a sentence
+  /// The largest of theirs; the least correlation where they are alike in
+  /// shape.
+  double ratio = 0;
+  std::string text;   ///< a sentence
+  likeness by = {};   ///< in what they match
   bool same = false;  ///< these inputs cannot tell it from the best one
 };
 
@@ -76,6 +82,9 @@ struct diagnosis {
 /// three where the deviation takes nine tenths of the error away. A unit is
 /// measured at the right result, and the deviating one has its own roundings.
 inline constexpr double matching_ratio = 1.5;
+
+/// How far errors must lie in the same tokens to be alike in shape.
+inline constexpr double matching_correlation = 0.85;
 
 /// How long a diagnosis takes one core, in seconds and roughly: the work is
 /// proportional to the numbers of all states, and is done for each suspect.

@@ -352,6 +352,7 @@ json diagnosis_of(const diagnosis& found) {
                    {"tensors", e.tensors},
                    {"ratio", e.ratio},
                    {"text", e.text},
+                   {"by", name_of(e.by)},
                    {"same_as_first", e.same}});
   }
   for (const unexplained& x : found.left) {

@@ -172,7 +172,7 @@ TEST_CASE("every deviation of a small dump is named first") {
   add({"gdn2", 1, 150, 2, 4, 8, 8, {0, 70, 150}}, "packed gdn2");
   add({"gdn", 2, 40, 2, 2, 8, 8, {}, true}, "gdn with activations");
   add({"kda", 1, 40, 2, 2, 8, 8, {}, true}, "kda with activations");
-  add({"gdn", 1, 70, 2, 2, 8, 8, {}, false, 0.6}, "gdn with strong decays");
+  add({"gdn", 1, 150, 2, 2, 8, 8, {}, false, 3}, "gdn with strong decays");
   std::set<std::string> unseen;
   for (const suspect& s : suspects()) {
     if (!seen.contains(name_of({s}))) unseen.insert(name_of({s}));

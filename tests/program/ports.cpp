@@ -11,6 +11,7 @@
 #include <set>
 
 #include "catch.hpp"
+#include "program/diagnose.hpp"
 #include "program/fixtures.hpp"
 #include "program/verify.hpp"
 
@@ -58,6 +59,42 @@ TEST_CASE("sound ports pass") { check_folder("sound", outcome::pass); }
 TEST_CASE("wrong ports fail") { check_folder("wrong", outcome::fail); }
 TEST_CASE("where no kernel has a digit nothing is said") {
   check_folder("unjudged", outcome::not_judged);
+}
+
+TEST_CASE(
+    "what is wrong with the wrong ports is named, and sound ones have none") {
+  // What the beginning of a file's name says of its port, as found by reading
+  // the port or by computing it again; tests/ports/README.md has the words.
+  const std::pair<std::string, std::string> causes[] = {
+      {"01_opengdn_chunk_alpha0.2", "decay-underflow + grad-masked-after-exp"},
+      {"opengdn.chunk_alpha0.25", "grad-masked-after-exp"},
+      {"opengdn.chunk_", "decay-underflow + grad-masked-after-exp"},
+      {"03_fla_naive_chunk_kda", "grad-masked-after-exp"},
+      {"fla.gdn2.chunk64_", "grad-masked-after-exp"},
+      {"20_deltanet_tpu_", "inverse-unstable"},
+      {"dtpu2.", "inverse-unstable"},
+      {"bf16.opengdn.rec_", "state-low-precision"}};
+  for (const auto& file : files_in("wrong")) {
+    const std::string name = file.stem().string();
+    const auto* const cause =
+        std::find_if(std::begin(causes), std::end(causes),
+                     [&](const auto& c) { return name.starts_with(c.first); });
+    INFO(name);
+    REQUIRE(cause != std::end(causes));
+    const dump d = read_dump(fixtures::st::file::open(file), {});
+    const diagnosis why = diagnose(d, verify(d));
+    for (const explanation& e : why.found) UNSCOPED_INFO(e.text);
+    REQUIRE_FALSE(why.found.empty());
+    std::cout << "wrong    " << std::setw(46) << name << why.found[0].id
+              << '\n';
+    CHECK(why.found[0].id == cause->second);
+    CHECK(why.left.empty());
+  }
+  for (const auto& file : files_in("sound")) {
+    INFO(file.string());
+    const dump d = read_dump(fixtures::st::file::open(file), {});
+    CHECK(diagnose(d, verify(d)).found.empty());
+  }
 }
 
 TEST_CASE("no verdict depends on the draws") {
