@@ -391,6 +391,18 @@ bool has_tokens(std::string_view name) {
   return role != "unknown" && row.role == tensor_role::token;
 }
 
+index_t length_of(const dump& d, index_t n) {
+  const auto& cu = d.in.cu_seqlens;
+  if (cu.empty()) return d.size.T;
+  const auto i = static_cast<std::size_t>(n);
+  return cu[i + 1] - cu[i];
+}
+
+index_t rows_a_token(const dump& d, std::string_view name,
+                     const tensor_shape& shape) {
+  return has_tokens(name) ? shape[1] / d.size.T : 0;
+}
+
 namespace {
 
 /// Decays of zero become 2^-115: what is left of a state is then below the last

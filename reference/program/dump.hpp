@@ -110,6 +110,14 @@ std::string_view role_of(std::string_view name);
 /// True where the tensor has a token axis, the ones that `layout` is about.
 bool has_tokens(std::string_view name);
 
+/// Tokens of sequence n.
+index_t length_of(const dump& d, index_t n);
+
+/// Rows that a tensor `[B,T n,...]` of that name has a token, n where it has
+/// one for each sub-step; 0 where it has no token axis.
+index_t rows_a_token(const dump& d, std::string_view name,
+                     const tensor_shape& shape);
+
 /// Calls `visit` with the name and the tensor of each output, then of each
 /// gradient, in a result.
 template <class Result, class Visit>

@@ -73,6 +73,33 @@ std::optional<index_t> period_of(std::vector<index_t> t, index_t tokens) {
   return step;
 }
 
+/// Row `r`, of which a token has n.
+std::string row_text(index_t r, index_t n) {
+  return n == 1 ? carve::text("token ", r)
+                : carve::text("token ", r / n, " sub-step ", r % n);
+}
+
+/// Rows `first` to `last`, as tokens where they are whole ones.
+std::string rows_text(index_t first, index_t last, index_t n) {
+  if (first % n != 0 || last % n != n - 1) {
+    return row_text(first, n) +
+           (first == last ? "" : " to " + row_text(last, n));
+  }
+  first /= n, last /= n;
+  return first == last ? carve::text("token ", first)
+                       : carve::text("tokens ", first, " to ", last);
+}
+
+std::string period_text(index_t period, index_t phase, index_t n) {
+  if (period == n) return carve::text("sub-step ", phase, " of every token");
+  if (n == 1 || period % n != 0) {
+    return carve::text("every ", period, n == 1 ? " tokens" : " sub-steps",
+                       ", at ", phase, " modulo ", period);
+  }
+  return carve::text("every ", period / n, " tokens, at ", phase / n,
+                     " modulo ", period / n, ", sub-step ", phase % n);
+}
+
 std::string number_text(double x) {
   char buffer[32];
   std::snprintf(buffer, sizeof(buffer), "%.3g", x);
@@ -81,17 +108,17 @@ std::string number_text(double x) {
 
 }  // namespace
 
-error_map map_errors(const tensor_shape& shape, bool tokens,
+error_map map_errors(const tensor_shape& shape, index_t rows,
                      const std::vector<double>& values,
                      const std::vector<double_double>& exact) {
   error_map m;
   m.B = 1, m.T = 1, m.H = 1;
   index_t inner = static_cast<index_t>(values.size());
-  if (tokens && shape.size() >= 3) {
-    m.B = shape[0], m.T = shape[1], m.H = shape[2];
-  } else if (!tokens && shape.size() == 4) {
+  if (rows > 0 && shape.size() >= 3) {
+    m.B = shape[0], m.T = shape[1], m.H = shape[2], m.substeps = rows;
+  } else if (rows == 0 && shape.size() == 4) {
     m.B = shape[0], m.H = shape[1];
-  } else if (!tokens && !shape.empty()) {
+  } else if (rows == 0 && !shape.empty()) {
     m.H = shape[0];
   }
   inner /= std::max<index_t>(1, m.B * m.T * m.H);
@@ -168,10 +195,7 @@ std::string location::text(const error_map& of) const {
     if (s.empty()) s = "spread thinly: no token is outside by itself";
     return s;
   }
-  if (period) {
-    part(carve::text("every ", *period, " tokens, at ", phase, " modulo ",
-                     *period));
-  }
+  if (period) part(period_text(*period, phase, of.substeps));
   // The hull of each head: first and last token outside.
   struct hull {
     index_t b, h, first, last, count;
@@ -187,9 +211,8 @@ std::string location::text(const error_map& of) const {
   }
   const auto range = [&of](const hull& x) {
     if (of.T == 1) return std::string();
-    if (x.first == x.last) return carve::text(", token ", x.first);
-    return carve::text(", tokens ", x.first, " to ", x.last,
-                       x.count < x.last - x.first + 1 ? " in part" : "");
+    return ", " + rows_text(x.first, x.last, of.substeps) +
+           (x.count < x.last - x.first + 1 ? " in part" : "");
   };
   const bool alike =
       std::all_of(hulls.begin(), hulls.end(), [&](const hull& x) {
@@ -281,7 +304,8 @@ std::string heat_map(const error_map& m, const std::string& title) {
     }
   }
   return s + carve::text("<text x=\"70\" y=\"", rows * height + 40,
-                         "\">token 0 to ", m.T - 1, "; RMS error 1e",
+                         "\">token 0 to ", m.T / m.substeps - 1,
+                         "; RMS error 1e",
                          std::isfinite(least) ? number_text(least) : "-inf",
                          " (white) to 1e",
                          std::isfinite(most) ? number_text(most) : "-inf",

@@ -4,23 +4,26 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <csignal>
 #include <iostream>
 #include <memory>
 #include <tuple>
 
 #include "carve/version.hpp"
-#include "program/command/check.hpp"
 #include "program/command/command.hpp"
 #include "program/command/diagnose.hpp"
 #include "program/command/look.hpp"
-#include "program/command/plan.hpp"
 #include "program/command/reference.hpp"
+#include "program/command/verify.hpp"
+#include "program/console.hpp"
+#ifdef CARVE_EVERY_COMMAND
+#include "program/command/check.hpp"
+#include "program/command/plan.hpp"
 #include "program/command/relate.hpp"
 #include "program/command/stages.hpp"
 #include "program/command/vectors.hpp"
-#include "program/command/verify.hpp"
-#include "program/console.hpp"
+#endif
 
 namespace carve::program {
 
@@ -49,6 +52,34 @@ class help_formatter : public CLI::Formatter {
   const std::size_t width_ = columns_of(STDOUT_FILENO);
 };
 
+#ifdef CARVE_EVERY_COMMAND
+auto more_commands() {
+  return std::tuple<relate_command, plan_command, stages_command,
+                    vectors_command, check_command>();
+}
+#else
+/// A command that no verdict needs, in a program built for verdicts alone.
+struct command_left_out {
+  const char* command;
+
+  void declare(CLI::App& app) const {
+    app.add_subcommand(command, "(not in this build)")->prefix_command();
+  }
+
+  int run() const {
+    throw error(command,
+                ": this program was built for verdicts alone; expected one "
+                "built by `./x build`, or by CMake with "
+                "-DCARVE_EVERY_COMMAND=ON");
+  }
+};
+
+auto more_commands() {
+  return std::array<command_left_out, 5>{
+      {{"relate"}, {"plan"}, {"stages"}, {"vectors"}, {"check"}}};
+}
+#endif
+
 int run(int count, char** arguments) {
   CLI::App app(
       "Is a gated delta-rule kernel right? Exact results, and the error that\n"
@@ -57,10 +88,10 @@ int run(int count, char** arguments) {
   app.set_version_flag("--version", "carve " + std::string(version));
   app.formatter(std::make_shared<help_formatter>());
   app.require_subcommand(1);
-  std::tuple<verify_command, diagnose_command, reference_command,
-             relate_command, plan_command, stages_command, vectors_command,
-             check_command, families_command, tensors_command, show_command>
-      all;
+  auto all = std::tuple_cat(
+      std::tuple<verify_command, diagnose_command, reference_command>(),
+      more_commands(),
+      std::tuple<families_command, tensors_command, show_command>());
   std::apply([&app](auto&... command) { (command.declare(app), ...); }, all);
   app.footer("`carve COMMAND --help` describes a command.");
 

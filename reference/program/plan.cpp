@@ -21,13 +21,6 @@ struct source {
 /// How sequences lie in a planned dump.
 enum class form { batch, packed, padded };
 
-index_t length_of(const dump& d, index_t n) {
-  const auto& cu = d.in.cu_seqlens;
-  if (cu.empty()) return d.size.T;
-  const auto i = static_cast<std::size_t>(n);
-  return cu[i + 1] - cu[i];
-}
-
 form form_of(const dump& d) {
   return d.in.cu_seqlens.empty() ? form::batch : form::packed;
 }

@@ -1,7 +1,7 @@
 /// @file
-/// Which dumps must agree, in which places, and do they? What one dump cannot
-/// say of a kernel: is it causal, do its bits depend on its neighbours, is one
-/// pass equal to several?
+/// Do several dumps agree where a relation says that they must?  What one dump
+/// cannot say of a kernel: is it causal, do its bits depend on its neighbours,
+/// is one pass equal to several?
 #pragma once
 
 #include <array>
@@ -13,60 +13,12 @@
 
 #include "program/dump.hpp"
 #include "program/ensemble.hpp"
+#include "program/places.hpp"
 #include "program/plan.hpp"
 #include "program/verify.hpp"
 #include "safetensors.hpp"
 
 namespace carve::program {
-
-/// The states of a pool of which a dump used some.
-struct state_pool {
-  std::vector<index_t> used;     ///< the row of each sequence
-  tensor<double> before, after;  ///< `[P,HV,K,V]`, either may be absent
-};
-
-/// One of several dumps; what it says is in order even where its states came
-/// from a pool.
-struct related_dump {
-  std::string path;
-  dump d;
-  std::optional<state_pool> pool;
-};
-
-/// The dump in `file`. Where it has integers `state_indices` `[N]`, rows of
-/// `initial_state` and `final_state` are those of a pool, and sequence n has
-/// row `state_indices[n]`.
-/// @throws carve::error  as read_dump() does, and for a row that the pool lacks
-///                       or that two sequences share.
-related_dump read_related(const safetensors::file& file,
-                          const settings& given = {});
-
-/// Tokens of a sequence of one dump.
-struct stretch_place {
-  std::size_t dump = 0;
-  index_t sequence = 0;
-  index_t first = 0;  ///< token, counted in the sequence
-};
-
-/// As many tokens of two dumps. The inputs must be the same; what comes out
-/// must then be equal.
-struct stretch {
-  stretch_place here, there;
-  index_t tokens = 0;
-  /// By value head of `here`: the one of `there`; -1 for none.
-  std::vector<index_t> heads;
-  bool start = false;  ///< the states before the first token correspond
-  bool end = false;    ///< and those after the last
-};
-
-/// The places in which a dump, that of `here`, must agree with others.
-struct correspondence {
-  std::size_t measured = 0;  ///< the dump of which all is `here`
-  std::vector<stretch> stretches;
-  bool gradients = false;  ///< those of tokens and start states agree as well
-  bool complete = false;   ///< and those of parameters, sums over sequences
-  std::vector<std::string> notes;
-};
 
 /// One relation between dumps.
 struct relation {

@@ -46,8 +46,9 @@ std::string nonfinite_text(const verdict& v) {
   const tensor_error& e = v.errors.actual;
   if (e.nonfinite == 0) return "0";
   const tensor_shape at = position_of(v.shape, e.first_nonfinite);
-  return has_tokens(v.name) ? text(e.nonfinite, " from t=", at[1])
-                            : text(e.nonfinite);
+  return has_tokens(v.name)
+             ? text(e.nonfinite, " from t=", at[1] / v.map.substeps)
+             : text(e.nonfinite);
 }
 
 }  // namespace

@@ -20,13 +20,6 @@ namespace {
 
 namespace st = safetensors;
 
-index_t length_of(const dump& d, index_t n) {
-  const auto& cu = d.in.cu_seqlens;
-  if (cu.empty()) return d.size.T;
-  const auto i = static_cast<std::size_t>(n);
-  return cu[i + 1] - cu[i];
-}
-
 /// Sub-steps a token that a chunk has rows for.
 index_t substeps_of(const dump& d) {
   const substeps s = info(d.in.family).steps;
@@ -401,7 +394,7 @@ stage_verdicts judge_stages(const dump& d, const st::file& file, index_t C,
       for (std::size_t i = 0; i < actual.size(); ++i) {
         if (!x->place[i]) exact[i] = 0.0, actual[i] = 0;
       }
-      const error_map map = map_errors(values.shape, true, actual, exact);
+      const error_map map = map_errors(values.shape, 1, actual, exact);
       error_map sound = map;
       std::fill(sound.error.begin(), sound.error.end(), x->unit.rms);
       const location l =

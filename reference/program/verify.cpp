@@ -206,17 +206,18 @@ void read_as_fp32(const dump& d, const expectation& e,
 namespace {
 
 /// Says where a failing tensor is wrong.
-void find_where(const expectation& e, const judged_tensor& x, verdict& v) {
+void find_where(const dump& d, const expectation& e, const judged_tensor& x,
+                verdict& v) {
   const std::vector<double_double>& exact = result_named(e.exact, x.name).data;
   const format storage = *safetensors::format_of(x.dtype);
-  const bool tokens = has_tokens(x.name);
-  v.map = map_errors(x.values.shape, tokens, x.values.data, exact);
+  const index_t rows = rows_a_token(d, x.name, x.values.shape);
+  v.map = map_errors(x.values.shape, rows, x.values.data, exact);
   error_map sound = v.map;
   std::fill(sound.error.begin(), sound.error.end(), 0.0);
   for (std::size_t i = 0; i < e.sound.ways.size(); ++i) {
     if (!e.sound.ways[i].plain()) continue;
     const error_map m = map_errors(
-        x.values.shape, tokens,
+        x.values.shape, rows,
         stored_as(storage, result_named(e.sound.results[i], x.name).data),
         exact);
     for (std::size_t j = 0; j < m.error.size(); ++j) {
@@ -248,7 +249,7 @@ verification verify(const dump& d, const verify_settings& how) {
   for (const judged_tensor& x : d.judged) {
     verdict t = judge(e, x, how.limit);
     t.too_far = how.bitlike && !(t.errors.replay_distance <= *how.bitlike);
-    if (t.fails()) find_where(e, x, t);
+    if (t.fails()) find_where(d, e, x, t);
     v.tensors.push_back(std::move(t));
   }
   v.inputs = study_inputs(d), v.strict = how.strict;

@@ -107,9 +107,9 @@ TEST_CASE("the way back through the gate is its derivative, over a field") {
   const carve::index_t window = 3, rank = 2;
   std::mt19937_64 random(17);
   const auto draw = [&] { return field::uniform(random); };
-  const auto some = [&](carve::index_t n) {
+  const auto some = [&](carve::index_t count) {
     std::vector<field> x;
-    for (carve::index_t i = 0; i < n; ++i) x.push_back(draw());
+    for (carve::index_t i = 0; i < count; ++i) x.push_back(draw());
     return x;
   };
   const auto x = fill<field>(s, erase::key, draw, step);

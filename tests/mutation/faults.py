@@ -498,7 +498,7 @@ of("reference/program/verify.cpp", PROGRAM + WAYS,
    ("if (!found || @[t.errors.ratio > found->errors.ratio]@) found = &t;",
     "t.errors.ratio < found->errors.ratio",
     "the worst tensor is the best that fails"),
-   ("if (t.fails()) find_where(e, x, t);", ";",
+   ("if (t.fails()) find_where(d, e, x, t);", ";",
     "where a tensor is wrong is not told"))
 
 of("reference/program/ensemble.cpp", WAYS,

@@ -1,9 +1,11 @@
 /// @file
 /// Does the program itself, run as a user would, print, write and exit as it
 /// says?
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -1127,6 +1129,46 @@ TEST_CASE("help and version are there and fit the columns there are") {
   const result r = carve_with("--version");
   REQUIRE(r.exit == 0);
   REQUIRE(r.out == "carve " + std::string(carve::version) + "\n");
+}
+
+TEST_CASE(
+    "a program of verdicts alone has the commands, and says of one that it "
+    "lacks how to get it") {
+  // "  name   what it does" for each command.
+  const auto commands = [](const std::string& help) {
+    std::istringstream in(help.substr(help.find("Subcommands:\n") + 13));
+    std::map<std::string, std::string> found;
+    for (std::string line; std::getline(in, line);) {
+      std::istringstream words(line);
+      std::string name;
+      if (line.starts_with("  ") && line[2] != ' ' && words >> name) {
+        found[name] = line;
+      }
+    }
+    return found;
+  };
+  const auto alone = [](const std::string& words) {
+    return run_shell("'" CARVE_VERDICTS_ALONE "' " + words + " 2>&1");
+  };
+  const auto all = commands(carve_with("--help").out);
+  const auto few = commands(alone("--help").out);
+  REQUIRE(few.size() == all.size());
+  std::size_t left_out = 0;
+  for (const auto& [name, line] : few) {
+    REQUIRE(all.contains(name));
+    if (!contains(line, "not in this build")) continue;
+    ++left_out;
+    for (const char* const words : {"", " x.safetensors --no-such-option"}) {
+      const result r = alone(name + words);
+      INFO(r.out);
+      CHECK(r.exit == 2);
+      CHECK(r.out.starts_with("carve: " + name + ": "));
+      CHECK(contains(r.out, "./x build"));
+      CHECK(std::count(r.out.begin(), r.out.end(), '\n') == 1);
+    }
+  }
+  CHECK(left_out == 5);
+  CHECK(alone("verify " + quoted_dump).exit == 0);
 }
 
 TEST_CASE("colour is for terminals, and not for all of them") {

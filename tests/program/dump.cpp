@@ -329,7 +329,9 @@ TEST_CASE("dtypes and family imply the profile") {
   e.tensors.erase("b");
   REQUIRE(implied(e) == profile::ieee_recurrent);
   REQUIRE_FALSE(carve::program::verify(e.read()).pass());
-  REQUIRE(verify_refusal(small, {profile::tensor_core, {}, {}}) ==
+  carve::program::verify_settings tensor_core;
+  tensor_core.facts.as = profile::tensor_core;
+  REQUIRE(verify_refusal(small, tensor_core) ==
           "profile: tensor-core is for BF16 and F16 operands, q is F32; "
           "expected tf32, fp32 or ieee-recurrent");
 }

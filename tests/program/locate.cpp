@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <sstream>
 
 #include "catch.hpp"
 #include "program/exercise.hpp"
 #include "program/fixtures.hpp"
+#include "program/report.hpp"
 
 using namespace carve;
 using namespace carve::program;
@@ -17,6 +19,7 @@ namespace {
 /// A tensor [1,T,2,8] of ones with sound errors of 1e-6, and damage.
 struct subject {
   tensor_shape shape{1, 128, 2, 8};
+  index_t rows = 1;  // a token
   std::vector<double_double> exact;
   std::vector<double> sound, actual;
 
@@ -34,11 +37,11 @@ struct subject {
     }
   }
   location find() const {
-    return locate(map_errors(shape, true, actual, exact),
-                  map_errors(shape, true, sound, exact), 0, actual, exact);
+    return locate(map_errors(shape, rows, actual, exact),
+                  map_errors(shape, rows, sound, exact), 0, actual, exact);
   }
   std::string text() const {
-    return find().text(map_errors(shape, true, actual, exact));
+    return find().text(map_errors(shape, rows, actual, exact));
   }
 };
 
@@ -74,6 +77,47 @@ TEST_CASE("a period is found, and none where there is none") {
           "all else clean");
   s.damage(20, 0, 1e-3);
   REQUIRE_FALSE(s.find().period);
+}
+
+TEST_CASE("rows of sub-steps are told as tokens and sub-steps") {
+  subject one, whole, second, third, odd, last;
+  one.rows = whole.rows = second.rows = third.rows = odd.rows = 2;
+  one.damage(77, 0, 1e-3);
+  REQUIRE(one.text() == "head 0, token 38 sub-step 1; all else clean");
+  for (index_t t = 20; t < 22; ++t) whole.damage(t, 1, 1e-3);
+  REQUIRE(whole.text() == "head 1, token 10; all else clean");
+  for (index_t t = 20; t < 41; ++t) odd.damage(t, 1, 1e-3);
+  REQUIRE(odd.text() ==
+          "head 1, token 10 sub-step 0 to token 20 sub-step 0; all else clean");
+  for (index_t t = 1; t < 128; t += 2) second.damage(t, 0, 1e-3);
+  REQUIRE(second.text() ==
+          "sub-step 1 of every token; head 0, token 0 sub-step 1 to token 63 "
+          "sub-step 1 in part; all else clean");
+  for (index_t t = 7; t < 128; t += 8) third.damage(t, 0, 1e-3);
+  REQUIRE(third.text().starts_with(
+      "every 4 tokens, at 3 modulo 4, sub-step 1; head 0, "));
+  last.rows = 4;
+  for (index_t t = 0; t < 128; ++t) last.damage(t, 0, 1e-3);
+  REQUIRE(last.text() == "head 0, tokens 0 to 31; all else clean");
+  const std::string svg =
+      heat_map(map_errors(last.shape, 4, last.actual, last.exact), "dk");
+  REQUIRE(svg.find("token 0 to 31;") != std::string::npos);
+}
+
+TEST_CASE("the gradient of a sub-step is told with its token") {
+  fixtures::editable e = fixtures::editable::of(fixtures::st::file::open(
+      fixtures::path_of("naive/gated_delta_product_2")));
+  fixtures::editable::entry& dk = e.tensors.at("dk");
+  const auto row = static_cast<std::size_t>(dk.shape[2] * dk.shape[3]);
+  for (std::size_t i = 5 * row; i < 6 * row; ++i) dk.values[i] = std::nan("");
+  const verification v = verify(e.read());
+  const auto t = std::find_if(v.tensors.begin(), v.tensors.end(),
+                              [](const verdict& x) { return x.name == "dk"; });
+  REQUIRE(t != v.tensors.end());
+  REQUIRE(t->where == "all heads, token 2 sub-step 1");
+  std::ostringstream table;
+  write_table(table, v, false);
+  REQUIRE(table.str().find(" from t=2") != std::string::npos);
 }
 
 TEST_CASE("what has gaps or stops is no period") {
@@ -123,9 +167,9 @@ TEST_CASE("states are located by sequence and head") {
   std::vector<double_double> exact(96, 1.0);
   std::vector<double> sound(96, 1 + 1e-7), actual = sound;
   for (std::size_t i = 64; i < 80; ++i) actual[i] = 2;  // sequence 1, head 1
-  const error_map m = map_errors(shape, false, actual, exact);
+  const error_map m = map_errors(shape, 0, actual, exact);
   const location l =
-      locate(m, map_errors(shape, false, sound, exact), 0, actual, exact);
+      locate(m, map_errors(shape, 0, sound, exact), 0, actual, exact);
   REQUIRE(l.outside.size() == 1);
   REQUIRE(l.text(m) == "entry 1 head 1; all else clean");
 }
@@ -134,7 +178,7 @@ TEST_CASE("a heat map has a cell for every token and head") {
   subject s;
   s.damage(3, 1, std::nan(""));
   const std::string svg =
-      heat_map(map_errors(s.shape, true, s.actual, s.exact), "a<b");
+      heat_map(map_errors(s.shape, 1, s.actual, s.exact), "a<b");
   std::size_t cells = 0;
   for (std::size_t i = 0; (i = svg.find("<rect", i)) != std::string::npos;
        ++i) {
