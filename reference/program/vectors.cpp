@@ -35,6 +35,7 @@ enum factor : std::size_t {
   of_heads,
   of_widths,
   of_front,
+  of_values,
 };
 
 bool has_gates(const family_info& f) {
@@ -73,6 +74,13 @@ constexpr constraint constraints[] = {
     // One token is one token.
     {of_length, "1", of_end, "below"},
     {of_length, "1", of_end, "above"},
+    // What erases takes nothing back exactly; and there must be a state to lose
+    // in the middle, after the last chunk of 64 but one.
+    {of_family, "", of_values, "cancelling", has_gates},
+    {of_length, "1", of_values, "cancelling"},
+    {of_length, "16", of_values, "cancelling"},
+    {of_length, "32", of_values, "cancelling"},
+    {of_length, "64", of_values, "cancelling"},
     // A bounded decay is at least its bound, -5, and never one.
     {of_decay, "none", of_front, "bounded"},
     {of_decay, "-200", of_front, "bounded"},
@@ -245,7 +253,10 @@ class maker {
     const tensor_shape shape =
         shape_of(axes_of(row, f_, row.along(f_)), plan_.size);
     std::vector<double> x = values(row, name, shape);
-    if (row.role == tensor_role::token) spoil_padding(x);
+    if (row.role == tensor_role::token) {
+      if (regime(of_values) == "cancelling") take_back(name, x);
+      spoil_padding(x);
+    }
     w.add(name, st::dtype::f32, {shape.begin(), shape.end()}, x);
   }
 
@@ -257,6 +268,32 @@ class maker {
     std::fill(x.begin() + from, x.end(), 64.0);
   }
 
+  /// The second half of a sequence writes against the keys of the first what
+  /// leaves of its values one bit in seven: a state that was rounded where it
+  /// was large has too few left.
+  void take_back(const std::string& name, std::vector<double>& x) const {
+    if (name != "k" && name != "v") return;
+    numbers draw(seed_, plan_.name, name + "/rest");
+    std::vector<std::int64_t> offsets = plan_.cu_seqlens;
+    if (offsets.empty()) offsets = {0, plan_.size.T};
+    const std::size_t width =
+        x.size() / static_cast<std::size_t>(plan_.size.B * plan_.size.T);
+    for (std::size_t n = 0; n + 1 < offsets.size(); ++n) {
+      const auto from = static_cast<std::size_t>(offsets[n]) * width;
+      const auto half =
+          static_cast<std::size_t>((offsets[n + 1] - offsets[n]) / 2) * width;
+      for (std::size_t b = 0; b < x.size();
+           b += static_cast<std::size_t>(plan_.size.T) * width) {
+        for (std::size_t i = b + from; i < b + from + half; ++i) {
+          x[i + half] =
+              name == "k"
+                  ? x[i]
+                  : static_cast<double>(draw.between(-1, 1)) * 0x1p-6 - x[i];
+        }
+      }
+    }
+  }
+
   std::vector<double> values(const tensor_row& row, const std::string& name,
                              const tensor_shape& shape) const {
     numbers draw(seed_, plan_.name, name);
@@ -265,7 +302,7 @@ class maker {
       return near_keys(shape, draw);
     }
     if (!cotangent && (name == "k" || name == "p" || name == "r")) {
-      return keys(shape, draw);
+      return keys(shape, draw, name == "k");
     }
     if (name == "y") return directions(shape, draw);
     if (name == "q") {
@@ -283,6 +320,9 @@ class maker {
 
   double one(const std::string& name, numbers& draw) const {
     if (name == "g") return set("decay_activation") ? logit(draw) : log(draw);
+    if (name == "initial_state" && regime(of_values) == "cancelling") {
+      return static_cast<double>(draw.between(-2, 2)) * 0x1p-6;
+    }
     if (name == "A_log") return rate(draw);
     if (name == "dt_bias") {
       return static_cast<double>(draw.between(-16, 16)) * 0x1p-5;
@@ -379,14 +419,24 @@ class maker {
   }
 
   /// [B,T,heads,K]: a sequence of keys for each head.
-  std::vector<double> keys(const tensor_shape& shape, numbers& draw) const {
+  std::vector<double> keys(const tensor_shape& shape, numbers& draw,
+                           bool shortened = false) const {
     const auto rows = static_cast<std::size_t>(shape[2]);
     std::vector<key_sequence> heads;
     for (std::size_t h = 0; h < rows; ++h) {
       heads.emplace_back(regime(of_keys), shape[3], draw);
     }
     std::size_t row = 0;
-    return in_units(shape, [&] { return heads[row++ % rows].next(); });
+    std::vector<double> x =
+        in_units(shape, [&] { return heads[row++ % rows].next(); });
+    if (shortened && regime(of_keys) == "unnormalised" && set("l2norm")) {
+      // To be normalised where the epsilon of the norm shows: length 2^-8.
+      const auto width = static_cast<std::size_t>(shape.back());
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        if (i / width % 4 == 3) x[i] *= 0x1p-8;
+      }
+    }
+    return x;
   }
 
   /// Erase addresses that are written along the keys, as models make them: an
@@ -531,7 +581,8 @@ regime_matrix regime_factors() {
       {"packing", {"dense", "packed", "padded"}},
       {"heads", {"1", "2", "4"}},
       {"widths", {"K=V", "K<V", "K>V"}},
-      {"front", {"bare", "logits", "bounded"}}};
+      {"front", {"bare", "logits", "bounded"}},
+      {"values", {"ordinary", "cancelling"}}};
 }
 
 covering regime_covering(const selection& only) {

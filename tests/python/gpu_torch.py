@@ -1,14 +1,15 @@
 """What do the operators cost on a GPU, and are they right there?
 
-    python gpu_torch.py [--seconds N] [--layers-only]
+    python gpu_torch.py [PART...] [--seconds N]
 
 Prints: errors of every family against the compiled reference, opcheck, replay
-of a CUDA graph, host time of a call, forward and backward beside FLA's where
-that can be imported, and time and peak memory of a training step of a CARVE
-layer and of a GDN-2 layer.  Exit code 77 without a GPU, 1 where a check fails.
+of a CUDA graph, host time of a call, time and peak memory of a training step of
+a CARVE layer and of a GDN-2 layer, models of FLA and of transformers run both
+ways, and forward and backward beside FLA's, where these can be imported.  Exit code 77 without a GPU, 1 where a check fails.
 """
 
 import argparse
+import importlib
 import statistics
 import sys
 import time
@@ -16,61 +17,30 @@ import time
 import torch
 
 import carve.torch as ct
-from carve.torch import _native, nn
+import families
+from carve.torch import _native, _operators, nn
+from clients import both_ways, relative, tiny_qwen3_next
+from families import FAMILIES
 
-FAMILIES = {
-    "delta": (ct.chunk_delta_rule, "q k v beta"),
-    "gdn": (ct.chunk_gated_delta_rule, "q k v g beta"),
-    "kda": (ct.chunk_kda, "q k v g beta"),
-    "gdn2": (ct.chunk_gdn2, "q k v g b w"),
-    "carve": (ct.chunk_carve, "q k v g b w w_down w_up"),
-}
-#: Relative RMS error allowed, over the rounding of bf16 results alone (1.7e-3).
+#: Relative error allowed, over the rounding of bf16 results alone (1.7e-3).
 ALLOWED = 1.5e-2
+#: The same of a whole model, whose other layers round too.
+ALLOWED_OF_MODEL = 3e-2
+#: Microseconds that an operator may add to its kernels' own call.
+ADDED = 10
 failures = []
 
 
-def inputs(family, B, T, H, D, device="cuda", seed=0):
-    generator = torch.Generator("cpu").manual_seed(seed)
-    normal = lambda *s: torch.randn(s, generator=generator)
-    unit = torch.nn.functional.normalize
-    by_channel = family not in ("gdn", "delta")
-    shapes = {
-        "q": (B, T, H, D),
-        "k": (B, T, H, D),
-        "v": (B, T, H, D),
-        "g": (B, T, H, D) if by_channel else (B, T, H),
-        "beta": (B, T, H),
-        "b": (B, T, H, D),
-        "w": (B, T, H) if family == "carve" else (B, T, H, D),
-        "w_down": (H, 16, D),
-        "w_up": (H, D, 16),
-    }
-    x = {n: normal(*shapes[n]) for n in FAMILIES[family][1].split()}
-    x["q"], x["k"] = unit(x["q"], dim=-1), unit(x["k"], dim=-1)
-    for n in ("beta", "w") + (() if family == "carve" else ("b",)):
-        if n in x:
-            x[n] = x[n].sigmoid()
-    if "g" in x:
-        x["g"] = -torch.nn.functional.softplus(x["g"]) / 4
-    if family == "carve":
-        x["w_down"] /= D**0.5
-    wide = ("g", "w_down", "w_up")
-    return {
-        n: (a if n in wide else a.bfloat16()).to(device).requires_grad_()
-        for n, a in x.items()
-    }
+def inputs(family, B, T, H, D):
+    return families.inputs(
+        family, torch.bfloat16, B=B, T=T, H=H, K=D, rank=16, device="cuda"
+    )
 
 
 def expect(condition, what):
     print(f"{'ok  ' if condition else 'FAIL'} {what}", flush=True)
     if not condition:
         failures.append(what)
-
-
-def relative(found, exact):
-    exact = exact.double().cpu()
-    return float((found.double().cpu() - exact).norm() / exact.norm())
 
 
 def right(family):
@@ -96,13 +66,25 @@ def right(family):
 
 def checked(family):
     x = inputs(family, 1, 64, 1, 64)
-    rows = [x.get(n) for n in ct._operators.DIFFERENTIABLE]
+    rows = [x.get(n) for n in _native.INPUTS]
     window = 64 if family == "carve" else 0
-    # Sums of fp32 gradients in another order are another number.
-    found = torch.library.opcheck(
-        torch.ops.carve.forward.default, (family, *rows, None, 0.5, window, True)
-    )
-    expect(set(found.values()) == {"SUCCESS"}, f"{family}: opcheck {found}")
+    arguments = (family, *rows, None, 0.5, window, True)
+    o, state, means = torch.ops.carve.forward(*arguments)
+    plain = [None if r is None else r.detach() for r in rows]
+    one = [None if r is None else r[:, :1] for r in plain[:7]]
+    calls = {
+        "forward": arguments,
+        "backward": (
+            *(family, *plain, None, 0.5, window, o.detach(), None, means.detach()),
+            [r is not None for r in rows],
+        ),
+        "decode": (family, *one, state.detach().clone(), 0.5),
+    }
+    for name, arguments in calls.items():
+        found = torch.library.opcheck(
+            getattr(torch.ops.carve, name).default, arguments
+        )
+        expect(set(found.values()) == {"SUCCESS"}, f"{family}: opcheck of {name} {found}")
 
 
 def graphed(family):
@@ -130,12 +112,12 @@ def graphed(family):
     expect(max(same) < 1e-6, f"{family}: graph replay, difference {max(same):.1e}")
 
 
-def host_time(call, calls=300):
+def host_time(call, calls=100):
     """Microseconds of the host a call; the device does far less than that."""
     for _ in range(20):
         call()
     times = []
-    for _ in range(5):
+    for _ in range(9):
         torch.cuda.synchronize()
         start = time.perf_counter()
         for _ in range(calls):
@@ -146,38 +128,45 @@ def host_time(call, calls=300):
 
 
 def overhead(family):
+    """What a call takes of the host beyond that of the C interface."""
     fn, _ = FAMILIES[family]
-    x = {n: a.detach() for n, a in inputs(family, 1, 16, 1, 64).items()}
-    rows = [x.get(n) for n in ct._operators.DIFFERENTIABLE]
+    x = inputs(family, 1, 16, 1, 64)
+    plain = {n: a.detach() for n, a in x.items()}
+    rows = [plain.get(n) for n in _native.INPUTS]
     window = 64 if family == "carve" else 0
-    named = {n: x.get(n) for n in _native.ROWS}
-    down, up = x.get("w_down"), x.get("w_up")
-    call = _native.call_of(family, named, None, None, 0.5, window, down, up)
-    o, state, means = torch.ops.carve.forward(family, *rows, None, 0.5, window, False)
-    room = call.workspace("forward", o.device)
+    call, _ = _native.call_of(family, rows, None, 0.5, window)
+    arguments = (family, *rows, None, 0.5, window)
+    o, _, means = _operators.call("forward", *arguments, False)
+    d_o = torch.ones_like(o)
+    wanted = [r is not None for r in rows]
     stream = torch.cuda.current_stream().cuda_stream
-    out = call.outputs
     lib = _native.library()
-    from ctypes import byref
 
-    p, results = byref(call.problem), byref(out)
-    bare = host_time(
-        lambda: lib.carve_cuda_forward(
-            p, results, room.data_ptr(), room.numel(), stream
+    def bare(name, results):
+        room = call.workspace(name, o, stream)
+        run = getattr(lib, f"carve_cuda_{name}")
+        at, bytes_ = room.data_ptr(), room.numel()
+        return host_time(
+            lambda: run(call.by_reference, results, at, bytes_, stream)
         )
-    )
+
+    kernels = bare("forward", call.outputs_by_reference)
+    back = (d_o, None, means, wanted)
+    results = _operators.call("backward", *arguments, *back)  # the addresses
+    kernels_back = bare("backward", call.gradients_by_reference)
+    del results
     with torch.no_grad():
-        operator = host_time(
-            lambda: torch.ops.carve.forward(
-                family, *rows, None, 0.5, window, False
-            )
-        )
-        whole = host_time(lambda: fn(**x))
+        function = host_time(lambda: fn(**plain))
+        operator = host_time(lambda: torch.ops.carve.forward(*arguments, False))
+    with_gradients = host_time(lambda: fn(**x))
+    backward = host_time(lambda: _operators.call("backward", *arguments, *back))
     print(
-        f"| {family} | {bare:.1f} | {operator:.1f} | {operator - bare:.1f} "
-        f"| {whole:.1f} |",
+        f"| {family} | {kernels:.1f} | {function - kernels:.1f} "
+        f"| {with_gradients - kernels:.1f} | {operator - kernels:.1f} "
+        f"| {kernels_back:.1f} | {backward - kernels_back:.1f} |",
         flush=True,
     )
+    return function - kernels
 
 
 def device_time(call, repeats=20):
@@ -237,6 +226,10 @@ def layers():
 def few_configurations():
     """FLA tunes each kernel over dozens of configurations, minutes of
     compiling; here over at most two."""
+    try:
+        import fla  # noqa: F401
+    except ImportError:
+        return
     from triton.runtime.autotuner import Autotuner
 
     every = Autotuner.prune_configs
@@ -253,24 +246,25 @@ def beside_fla(deadline):
     print("\n| family | B,T,H,D | carve [ms] | FLA [ms] | |")
     print("|---|---|---|---|---|")
     theirs = {}
-    try:
-        few_configurations()
-        from fla.ops.delta_rule import chunk_delta_rule
-        from fla.ops.gdn2 import chunk_gdn2
-        from fla.ops.kda import chunk_kda
-
-        theirs = {"delta": chunk_delta_rule, "kda": chunk_kda, "gdn2": chunk_gdn2}
-        from fla.ops.gated_delta_rule import chunk_gated_delta_rule
-
-        theirs["gdn"] = chunk_gated_delta_rule
-    except Exception as e:
-        print(f"no FLA: {type(e).__name__}: {e}")
-    for family, (fn, _) in FAMILIES.items():
-        for shape in [(1, 8192, 16, 128), (8, 4096, 16, 128)]:
+    for family, module in [
+        ("delta", "delta_rule"),
+        ("gdn", "gated_delta_rule"),
+        ("kda", "kda"),
+        ("gdn2", "gdn2"),
+    ]:
+        name = FAMILIES[family][0].__name__
+        try:
+            theirs[family] = getattr(importlib.import_module(f"fla.ops.{module}"), name)
+        except Exception as e:
+            print(f"no {name} of FLA: {type(e).__name__}: {e}")
+    for shape in [(1, 8192, 16, 128), (8, 4096, 16, 128)]:
+        for family, (fn, _) in FAMILIES.items():
             x = inputs(family, *shape)
             ours = device_time(with_gradients(fn, x))
-            said, note = "-", ""
-            if family in theirs and time.time() < deadline:
+            said, note = "-", "" if family in theirs else "none"
+            if family in theirs and time.time() > deadline:
+                note = "not run"
+            elif family in theirs:
                 try:
                     said = f"{device_time(with_gradients(theirs[family], x), 10):.3f}"
                 except Exception as e:
@@ -284,27 +278,90 @@ def beside_fla(deadline):
             torch.cuda.empty_cache()
 
 
+def fla_layer():
+    """FLA's own layer, with its kernels, against the same with these."""
+    layers = importlib.import_module("fla.layers.gated_deltanet")
+    torch.manual_seed(0)
+    layer = layers.GatedDeltaNet(hidden_size=256, head_dim=128, num_heads=4, expand_v=1)
+    layer = layer.to("cuda", torch.bfloat16)
+    x = torch.randn(2, 200, 256, device="cuda", dtype=torch.bfloat16)
+    return layer, lambda: layer(x)[0]
+
+
+def clients():
+    for name, make, package in [
+        ("FLA's GatedDeltaNet", fla_layer, "fla"),
+        (
+            "a Qwen3-Next of transformers",
+            lambda: tiny_qwen3_next(width=256, device="cuda", dtype=torch.float32),
+            "transformers",
+        ),
+    ]:
+        try:
+            made = make()
+        except ImportError as e:
+            print(f"    no {name}: {e}")
+            continue
+        try:
+            differences, calls = both_ways(*made, package, least=1e-3)
+        except Exception as e:
+            expect(False, f"{name}: {type(e).__name__}: {e}")
+            continue
+        worst = max(differences, key=differences.get)
+        expect(
+            {"forward", "backward"} <= set(calls)
+            and differences[worst] < ALLOWED_OF_MODEL,
+            f"{name}: output {differences['output']:.1e}, worst of "
+            f"{len(differences) - 1} gradients {differences[worst]:.1e} in {worst}",
+        )
+
+
+def each_family(check):
+    for family in FAMILIES:
+        try:
+            check(family)
+        except Exception as e:
+            expect(False, f"{family}: {check.__name__}: {type(e).__name__}: {e}")
+
+
+def host_times():
+    print(
+        "\n| host time [us] | forward in C | the function adds | with gradients "
+        "| through dispatch | backward in C | adds |\n|---|---|---|---|---|---|---|"
+    )
+    most = max(overhead(family) for family in FAMILIES)
+    x = torch.ones(64, device="cuda")
+    print(f"for comparison, x + x takes {host_time(lambda: x + x):.1f} us")
+    expect(most < ADDED, f"a function adds at most {most:.1f} us")
+
+
+#: Parts of the program, in order; those of FLA's take the time until N seconds.
+PARTS = {
+    "right": lambda until: each_family(right),
+    "graph": lambda until: each_family(graphed),
+    "opcheck": lambda until: each_family(checked),
+    "host": lambda until: host_times(),
+    "layers": lambda until: layers(),
+    "clients": lambda until: clients(),
+    "fla": beside_fla,
+}
+
+
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all")
     parser.add_argument("--seconds", type=float, default=150, help="for FLA to begin")
     arguments = parser.parse_args()
+    if not set(arguments.parts) <= set(PARTS):
+        parser.error(f"parts: expected of {', '.join(PARTS)}")
     if not torch.cuda.is_available() or not _native.library().carve_cuda_built():
         print("no GPU, or a library without the kernels: nothing was run")
         return 77
     start = time.time()
     print(torch.cuda.get_device_name(), torch.__version__)
-    for check in (right, graphed, checked):
-        for family in FAMILIES:
-            try:
-                check(family)
-            except Exception as e:
-                expect(False, f"{family}: {check.__name__}: {type(e).__name__}: {e}")
-    print("\n| family | kernels' own call [us] | operator | added | function |")
-    print("|---|---|---|---|---|")
-    for family in FAMILIES:
-        overhead(family)
-    layers()
-    beside_fla(start + arguments.seconds)
+    few_configurations()
+    for part in arguments.parts or PARTS:
+        PARTS[part](start + arguments.seconds)
     print(f"{len(failures)} checks failed, {time.time() - start:.0f} s")
     return 1 if failures else 0
 

@@ -15,8 +15,13 @@ sh "$here/../../reference/python/wheel.sh" "$build"
   echo "PyPI does not give the packages of the tests" >&2
   exit 77
 }
-"$env/bin/pip" install --quiet --disable-pip-version-check onnx ||
-  echo "no onnx: its operator is not looked at" >&2
+# What has wheels for a CPU.  torch's on PyPI bring CUDA with them, so torch,
+# transformers and FLA are for CARVE_PYTHON_PACKAGES.
+for package in onnx onnxruntime jax "mlx[cpu] mlx-lm"; do
+  # shellcheck disable=SC2086
+  "$env/bin/pip" install --quiet --disable-pip-version-check $package ||
+    echo "no $package: the tests with it are skipped" >&2
+done
 "$env/bin/pip" install --quiet --disable-pip-version-check --force-reinstall \
   --no-deps "$build"/carve-*.whl
 # Away from the sources, which hold no extension.

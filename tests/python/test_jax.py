@@ -1,4 +1,6 @@
-"""Arrays of jax: bfloat16 and 8-bit floats too."""
+"""Arrays of jax: bfloat16 and 8-bit floats too, gradients by its vjp."""
+
+import subprocess
 
 import numpy as np
 import pytest
@@ -68,3 +70,56 @@ def test_a_wrong_gradient_is_found():
     with pytest.raises(AssertionError, match=": dbeta: RMS error"):
         carve.assert_conforms(wrong, "gdn", arrays="jax", only=only)
     carve.assert_conforms(wrong, "gdn", arrays="jax", only=only, backward=False)
+
+
+def test_capture_writes_the_backward_pass(tmp_path):
+    path = tmp_path / "call.safetensors"
+    random = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(random.standard_normal(shape), "float32")
+    x = {n: draw(1, 64, 2, 8) / 2 for n in "qkv"}
+    x["g"], x["beta"] = -abs(draw(1, 64, 2)), jax.nn.sigmoid(draw(1, 64, 2))
+
+    def named(q, k, v, log_decay, **others):
+        return loop(q, k, v, log_decay, **others)
+
+    watched = carve.capture(named, family="gdn", file=path, names={"log_decay": "g"})
+    o, state = watched(
+        x["q"], x["k"], x["v"], x["g"], beta=x["beta"], initial_state=draw(1, 2, 8, 8)
+    )
+    assert isinstance(o, jax.Array) and state.shape == (1, 2, 8, 8)
+    said = subprocess.run(["carve", "verify", path], capture_output=True, text=True)
+    assert said.returncode == 0, said.stdout + said.stderr
+    for name in ("do", "dfinal_state"):
+        assert name not in said.stdout.split()  # given, not judged
+    for name in ("o", "final_state", "dq", "dk", "dv", "dg", "dbeta", "dinitial_state"):
+        assert name in said.stdout.split(), name
+
+
+def test_a_wrong_gradient_is_in_the_dump(tmp_path):
+    @jax.custom_vjp
+    def halved(x):
+        return x
+
+    halved.defvjp(lambda x: (x, None), lambda _, d: (d / 2,))
+    x = {n: jnp.ones((1, 9, 1, 2)) / 2 for n in "qkv"}
+    x |= {"g": -jnp.ones((1, 9, 1)), "beta": jnp.ones((1, 9, 1)) / 2}
+
+    def wrong(q, k, v, g, beta):
+        return loop(q, k, v, g, halved(beta))
+
+    path = tmp_path / "call.safetensors"
+    carve.capture(wrong, family="gdn", file=path)(**x)
+    verdict = lambda: subprocess.run(["carve", "verify", path], capture_output=True)
+    assert verdict().returncode == 1
+    carve.capture(wrong, family="gdn", file=path, backward=False)(**x)
+    assert verdict().returncode == 0
+
+
+def test_what_is_traced_cannot_be_captured(tmp_path):
+    path = tmp_path / "call.safetensors"
+    x = {n: jnp.ones((1, 3, 1, 2)) for n in "qkv"}
+    x |= {"g": -jnp.ones((1, 3, 1)), "beta": jnp.ones((1, 3, 1))}
+    watched = carve.capture(loop, family="gdn", file=path)
+    with pytest.raises(ValueError, match="q: expected an array, got what jax traces"):
+        jax.jit(lambda x: watched(**x))(x)
+    assert not path.exists()

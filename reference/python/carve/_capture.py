@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def named_outputs(returned, names=OUTPUTS) -> dict:
     return {name: x for name, x in found.items() if x is not None}
 
 
-def gradients(outputs: dict, inputs: dict, seed: int) -> tuple[dict, dict]:
+def _of_torch(outputs: dict, inputs: dict, seed: int) -> tuple[dict, dict]:
     """Seeded cotangents of the outputs, and through torch's autograd the
     gradients of the inputs that require them; both empty where none does.
 
@@ -76,15 +77,70 @@ def gradients(outputs: dict, inputs: dict, seed: int) -> tuple[dict, dict]:
     }
 
 
-def _given(signature, args, kwargs) -> dict:
+def _jax_arrays(passed: dict) -> dict:
+    """Those of jax among the arguments.
+
+    Raises ValueError where one has no numbers yet.
+    """
+    jax = sys.modules.get("jax")
+    if jax is None:
+        return {}
+    found = {n: x for n, x in passed.items() if isinstance(x, jax.Array)}
+    for name, x in found.items():
+        if isinstance(x, jax.core.Tracer):
+            raise ValueError(
+                f"{name}: expected an array, got what jax traces; call the captured "
+                "function outside of jax.jit and jax.grad"
+            )
+    return found
+
+
+def _of_jax(call, leaves: dict, results_of, seed: int):
+    """What `call(leaves)` returns, seeded cotangents of the outputs, and by
+    jax.vjp the gradients of the leaves."""
+    import jax
+
+    floats = lambda x: jax.numpy.issubdtype(x.dtype, jax.numpy.floating)
+
+    def outputs_and_all(leaves):
+        returned = call(leaves)
+        known = named_outputs(returned, results_of)
+        return {n: x for n, x in known.items() if n in OUTPUTS and floats(x)}, returned
+
+    outputs, back, returned = jax.vjp(outputs_and_all, leaves, has_aux=True)
+    random = np.random.default_rng(seed)
+    cotangents = {
+        n: jax.numpy.asarray(random.standard_normal(x.shape), x.dtype)
+        for n, x in outputs.items()
+    }
+    (found,) = back(cotangents)
+    return returned, {"d" + n: x for n, x in cotangents.items()}, found
+
+
+class _Given:
     """What a call passes, by parameter, defaults included."""
-    bound = signature.bind(*args, **kwargs)
-    bound.apply_defaults()
-    passed = dict(bound.arguments)
-    for p in signature.parameters.values():
-        if p.kind is p.VAR_KEYWORD:
-            passed.update(passed.pop(p.name, {}))
-    return passed
+
+    def __init__(self, signature, args, kwargs):
+        self._bound = signature.bind(*args, **kwargs)
+        self._bound.apply_defaults()
+        self.passed = dict(self._bound.arguments)
+        self._others = None
+        for p in signature.parameters.values():
+            if p.kind is p.VAR_KEYWORD:
+                self._others = p.name
+                self.passed.update(self.passed.pop(p.name, {}))
+
+    def call(self, fn, instead: dict):
+        """The call with other values of some parameters."""
+        arguments = self._bound.arguments
+        if self._others is not None:
+            arguments[self._others] = dict(arguments.get(self._others, {}))
+        for parameter, value in instead.items():
+            if parameter in arguments:
+                arguments[parameter] = value
+            else:
+                arguments[self._others][parameter] = value
+        return fn(*self._bound.args, **self._bound.kwargs)
 
 
 def _read(family: str, names: dict, passed: dict):
@@ -108,6 +164,7 @@ def capture(
     adapter=None,
     names=None,
     outputs=None,
+    backward=True,
     seed=0,
     **settings,
 ):
@@ -125,11 +182,14 @@ def capture(
               {"use_qk_l2norm": "l2norm"}.  Parameters named as tensors or
               settings are need no entry, others are left out
     outputs   names of what fn returns, in order
+    backward  the gradients too, where they can be had; False for a function
+              of jax that has no derivative
     settings  of the dump, as in `carve.verify`; they override what the call
               says
 
     Where torch tensors among the inputs require gradients, seeded cotangents
-    are sent back through torch's autograd and the gradients written too.
+    are sent back through torch's autograd and the gradients written too; of
+    arrays of jax all that hold floating-point numbers, by jax.vjp.
 
     Raises ValueError where nothing says how to read a call, and, before fn is
     called, where a call has an argument that a dump cannot express.
@@ -155,7 +215,8 @@ def capture(
         nonlocal written
         if written:
             return fn(*args, **kwargs)
-        passed = _given(signature, args, kwargs)
+        given = _Given(signature, args, kwargs)
+        passed = given.passed
         if row is None:
             member, inputs, found = _read(family, names or {}, passed)
         else:
@@ -169,9 +230,25 @@ def capture(
             for name, x in inputs.items()
             if x is not None
         }
-        returned = fn(*args, **kwargs)
-        results = named_outputs(returned, results_of)
-        cotangents, of_inputs = gradients(results, inputs, seed)
+        of_jax = _jax_arrays(passed)
+        cotangents, of_inputs = {}, {}
+        if of_jax and backward:
+            called = (row.names if row else names) or {}
+            leaves = {
+                p: x
+                for p, x in of_jax.items()
+                if inputs.get(called.get(p, p)) is x and x.dtype.kind not in "iub"
+            }
+            returned, cotangents, of_leaves = _of_jax(
+                lambda leaves: given.call(fn, leaves), leaves, results_of, seed
+            )
+            results = named_outputs(returned, results_of)
+            of_inputs = {"d" + called.get(p, p): d for p, d in of_leaves.items()}
+        else:
+            returned = fn(*args, **kwargs)
+            results = named_outputs(returned, results_of)
+            if backward:
+                cotangents, of_inputs = _of_torch(results, inputs, seed)
         everything = {
             **kept,
             **{n: shaped(n, x) for n, x in results.items()},

@@ -58,6 +58,11 @@ def _activated_decay(g, A_log, dt_bias, lower_bound):
     return -rate * F.softplus(wide)
 
 
+def _as(x, dtype):
+    """In that dtype; None is absent."""
+    return x if x is None or x.dtype == dtype else x.to(dtype)
+
+
 def _run(
     family,
     q,
@@ -95,10 +100,8 @@ def _run(
         beta = torch.sigmoid(beta) * (2 if allow_neg_eigval else 1)
     if q.is_cuda:
         # As the kernels read them.
-        beta, b, w = (x if x is None else x.to(q.dtype) for x in (beta, b, w))
-        if g is not None and g.dtype != torch.float32:
-            g = g.float()
-        w_down, w_up = (x if x is None else x.float() for x in (w_down, w_up))
+        beta, b, w = (_as(x, q.dtype) for x in (beta, b, w))
+        g, w_down, w_up = (_as(x, torch.float32) for x in (g, w_down, w_up))
         if cu_seqlens is not None:
             cu_seqlens = cu_seqlens.to(q.device, torch.int64)
     if initial_state is not None:
@@ -207,8 +210,8 @@ def decode(family, q, k, v, state, *, g=None, beta=None, b=None, w=None, scale=N
     if not state.is_contiguous() or state.dtype != _operators._state_dtype(q):
         raise ValueError(f"state: expected {_operators._state_dtype(q)} without gaps")
     if q.is_cuda:
-        beta, b, w = (x if x is None else x.to(q.dtype) for x in (beta, b, w))
-        g = g if g is None else g.float()
+        beta, b, w = (_as(x, q.dtype) for x in (beta, b, w))
+        g = _as(g, torch.float32)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     return _operators.call(
         "decode", family, q, k, v, g, beta, b, w, state, scale
@@ -239,11 +242,14 @@ def kernel(
             return None
         return torch.empty([sizes[a] for a in axes[name]], dtype=dtype, device="cuda")
 
-    inputs = {
-        n: make(n, torch.float32 if n == "g" else dtype) for n in _native.ROWS
-    }
-    down, up = (make(n, torch.float32) for n in ("w_down", "w_up"))
-    call = _native.call_of(family, inputs, None, None, 1.0, window, down, up)
+    wide = ("g", "w_down", "w_up")
+    tensors = [
+        None
+        if n == "initial_state"
+        else make(n, torch.float32 if n in wide else dtype)
+        for n in _native.INPUTS
+    ]
+    call, _ = _native.call_of(family, tensors, None, 1.0, window)
     return _native.library().carve_cuda_kernel(call.problem, int(backward)).decode()
 
 
