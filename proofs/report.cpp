@@ -171,8 +171,8 @@ std::string verdict_row(const settled& row) {
 }
 
 constexpr std::string_view evidence_head =
-    "| claim | exact instances | floating-point steps | failure probability | "
-    "mutants killed |\n|---|--:|--:|---|--:|\n";
+    "| claim | instances | steps | failure | mutants |\n"
+    "|---|--:|--:|---|--:|\n";
 
 std::string evidence_row(const settled& row) {
   const std::size_t total = row.found.killed.size() + row.found.survived.size();
@@ -254,7 +254,9 @@ std::string identities_of(const evidence& found) {
       "|---|---|--:|---|\n";
   bool fields_only = false, ring = false;
   for (const held_identity& one : found.held) {
-    text += "| " + in_cell(one.name) + " | " + one.largest + " | " +
+    std::string sizes = one.largest;  // without blanks: in one line
+    sizes.erase(std::remove(sizes.begin(), sizes.end(), ' '), sizes.end());
+    text += "| " + in_cell(one.name) + " | " + sizes + " | " +
             std::to_string(one.degree) + " | 2^" +
             std::to_string(one.coefficient_bits) +
             (one.fields_only ? " (fields) |\n" : " |\n");
@@ -487,8 +489,10 @@ This is the WY form. `G_t/G_s` is always a product of decays, no quotient.
   out << "\n## The evidence in numbers\n\n"
       << wrapped(
              "Instances are decided exactly; steps are floating-point: of a "
-             "search, a sample or a grid. A mutant is a deliberately wrong "
-             "implementation that the claim's own check must refute.")
+             "search, a sample or a grid; failure is the probability that a "
+             "false identity went unnoticed. A mutant is a deliberately wrong "
+             "implementation that the claim's own check must refute: how many "
+             "were, of how many.")
       << "\n"
       << numbers;
   pages.front().text = out.str();

@@ -9,7 +9,7 @@ with that name.
 
 What this Doxygen's Markdown reads otherwise than others do is written so that
 both agree: bold text with a quotation mark or a formula at its end, code in a
-heading, and formulas in the cells of tables, which MathJax would break.
+heading, and two dashes before a word.
 """
 
 import pathlib
@@ -39,11 +39,12 @@ def prose(text):
     text = re.sub(r"\*\*(\S.*?)\*\*", r"<b>\1</b>", text, flags=re.S)
     parts = re.split(
         r"(`[^`\n]+`|\\f\$.*?\\f\$|\\f\[.*?\\f\]|\]\([^)\s]*\)|\{#\w+\}"
-        r"|^[\\@]\w+[^\n]*$|[\\@]ref \w[\w.]*(?: \"[^\"]*\")?)",
+        r"|^\\\w+[^\n]*$|[\\@]ref \w[\w.]*(?: \"[^\"]*\")?)",
         text,
         flags=re.S | re.M,
     )
     for i in range(0, len(parts), 2):
+        parts[i] = re.sub(r"(?<![\w-])--(?=[a-z])", r"\\--", parts[i])
         parts[i] = re.sub(
             r"(?<![\w./\[])(\d{4}\.\d{5})(?![\w\]])",
             r"[\1](https://arxiv.org/abs/\1)",
@@ -57,22 +58,13 @@ def prose(text):
     return "".join(parts)
 
 
-def line_by_line(text):
-    for line in text.split("\n"):
-        if re.match(r"#+ ", line):
-            line = line.replace("`", "")
-        elif line.startswith("|"):
-            line = re.sub(r"\\f\$(.*?)\\f\$", r"\\f${\1}\\f$", line)
-        yield line
-
-
 text = re.sub(r"\{\{([\w.]+)\}\}", value, page.read_text())
 # Code stands between fences, or is indented.
 blocks = re.split(r"(^```.*?^```$|^(?:    [^\n]*\n)+)", text, flags=re.S | re.M)
 for i in range(0, len(blocks), 2):
-    headed = "\n".join(line_by_line(blocks[i]))
     # Headings name things and hold no links.
-    pieces = re.split(r"(^#+ .*$)", headed, flags=re.M)
+    pieces = re.split(r"(^#+ .*$)", blocks[i], flags=re.M)
     pieces[::2] = map(prose, pieces[::2])
+    pieces[1::2] = (heading.replace("`", "") for heading in pieces[1::2])
     blocks[i] = "".join(pieces)
 sys.stdout.write("".join(blocks))
