@@ -176,8 +176,10 @@ constexpr std::string_view evidence_head =
 
 std::string evidence_row(const settled& row) {
   const std::size_t total = row.found.killed.size() + row.found.survived.size();
+  std::string failure = row.failure_text();
+  if (failure.starts_with("<= ")) failure.erase(0, 3);
   return "| " + row.what.id + " | " + grouped(row.found.instances) + " | " +
-         grouped(row.found.steps) + " | " + row.failure_text() + " | " +
+         grouped(row.found.steps) + " | " + failure + " | " +
          std::to_string(row.found.killed.size()) + "/" + std::to_string(total) +
          " |\n";
 }
@@ -489,8 +491,9 @@ This is the WY form. `G_t/G_s` is always a product of decays, no quotient.
   out << "\n## The evidence in numbers\n\n"
       << wrapped(
              "Instances are decided exactly; steps are floating-point: of a "
-             "search, a sample or a grid; failure is the probability that a "
-             "false identity went unnoticed. A mutant is a deliberately wrong "
+             "search, a sample or a grid; failure is at most the probability "
+             "that a false identity went unnoticed. A mutant is a deliberately "
+             "wrong "
              "implementation that the claim's own check must refute: how many "
              "were, of how many.")
       << "\n"
