@@ -402,12 +402,13 @@ void throughput(settlement& s) {
       "On the CPU: one head in single precision on one core, 256 tokens, a "
       "decay per key channel, an erase gate that is one number a head (so that "
       "both forms apply and compute the same), the best of several runs. "
-      "Times differ from machine to machine: carve-proofs EFF-4 prints them.");
+      "Times differ from machine to machine: `carve-proofs EFF-4` prints "
+      "them.");
   s.times(table.str());
   s.detail(
-      "On the GPU: carve-cuda-bench --direction forward --family value_erase "
-      "--path columnwise against --family gdn2 --path best prints both for the "
-      "same shapes. There the "
+      "On the GPU: `carve-cuda-bench --direction forward --family value_erase "
+      "--path columnwise` against `--family gdn2 --path best` prints both for "
+      "the same shapes. There the "
       "difference is of another kind: the WY form is matrix products, the "
       "substitution of a column is a chain of C dependent steps that no "
       "matrix unit can take (EFF-2 counts both).");

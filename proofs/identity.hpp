@@ -111,18 +111,11 @@ void identity(settlement& s, const std::string& name, const space& from,
     if (!held) show << "layout " << instance{shape, {}, 0};
   }
   s.law_ran(name + " (prime fields)", points, held, show.str());
-  const bool fields_only = highest >= 2 * log2_prime;
-  s.failure_probability(worst, fields_only);
-  std::ostringstream text;
-  text << "- " << name << ": T, K, V up to " << largest.tokens << ", "
-       << largest.keys << ", " << largest.values << "; degree at most " << total
-       << ", coefficients below 2^" << static_cast<int>(highest) + 1
-       << (fields_only
-               ? ": an identity over both fields and on the rational "
-                 "instances."
-               : ", so that none can vanish in both fields: an identity over "
-                 "every commutative ring.");
-  s.detail(text.str());
+  std::ostringstream sizes;
+  sizes << largest.tokens << ", " << largest.keys << ", " << largest.values;
+  s.identity({name, sizes.str(), total, static_cast<int>(highest) + 1,
+              highest >= 2 * log2_prime},
+             worst);
 }
 
 /// A wrong variant of the law must fail at some of `layouts` uniform points.

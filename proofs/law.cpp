@@ -136,11 +136,11 @@ void settlement::detail(std::string_view markdown) {
   result_.details.emplace_back(markdown);
 }
 
-void settlement::failure_probability(double log2_probability,
-                                     bool fields_only) {
+void settlement::identity(held_identity one, double log2_probability) {
   result_.identities = true;
   result_.log2_failure = std::max(result_.log2_failure, log2_probability);
-  result_.fields_only = result_.fields_only || fields_only;
+  result_.fields_only = result_.fields_only || one.fields_only;
+  result_.held.push_back(std::move(one));
 }
 
 void settlement::judge(std::string_view law, std::int64_t cases, bool held,

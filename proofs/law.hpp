@@ -81,6 +81,16 @@ struct settings {
 /// One random case of a law; describes itself to the stream.
 using random_case = std::function<bool(generator&, std::ostream&)>;
 
+/// A polynomial identity that held: the sizes it was tried on, and what bounds
+/// the chance that it held for nothing.
+struct held_identity {
+  std::string name;
+  std::string largest;  ///< "T, K, V" of the layouts
+  int degree = 0;
+  int coefficient_bits = 0;  ///< coefficients lie below 2^coefficient_bits
+  bool fields_only = false;  ///< as in `evidence`
+};
+
 /// What settling a claim brought to light.
 struct evidence {
   std::int64_t instances = 0;  ///< decided exactly
@@ -93,6 +103,7 @@ struct evidence {
   bool formal = false, argued = false, traced = false, sampled = false,
        measured = false;
   std::vector<std::string> theorems;  ///< machine-checked, with their scope
+  std::vector<held_identity> held;    ///< in the order they were tried
   std::vector<std::string> counterexamples, corrections, details;
   std::vector<std::string> times;             ///< never in the committed ledger
   std::vector<std::string> witnesses;         ///< that something exists
@@ -162,8 +173,8 @@ class settlement {
   /// Numbers only where they repeat: no times, nothing that depends on load.
   void detail(std::string_view markdown);
   /// An identity would have gone wrong unnoticed with probability at most
-  /// 2^log2_probability; `fields_only` as in `evidence`.
-  void failure_probability(double log2_probability, bool fields_only);
+  /// 2^log2_probability.
+  void identity(held_identity one, double log2_probability);
   /// What a law came to that ran elsewhere (property.hpp, identity.hpp), all
   /// its cases exact.
   void law_ran(std::string_view law, std::int64_t cases, bool held,

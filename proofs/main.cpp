@@ -43,6 +43,9 @@ void print(const settled& row, const settings& how, bool verbose) {
     for (const auto& text : row.found.corrections) {
       std::printf("  what holds: %s\n", text.c_str());
     }
+    if (!row.found.held.empty()) {
+      std::printf("%s", identities_of(row.found).c_str());
+    }
     for (const auto& text : row.found.details) {
       std::printf("%s\n", text.c_str());
     }

@@ -3,6 +3,7 @@
 #include "report.hpp"
 
 #include <algorithm>
+#include <cctype>
 #include <chrono>
 #include <cmath>
 #include <exception>
@@ -16,7 +17,8 @@ namespace carve::proofs {
 namespace {
 
 /// Breaks `text` at blanks so that lines stay within 80 columns; lines that
-/// begin a table, a list or a code block are left alone.
+/// begin a table or a code block are left alone, and a link or code is never
+/// broken: Doxygen does not read a link that goes on in the next line.
 std::string wrapped(std::string_view text) {
   std::istringstream lines{std::string(text)};
   std::string line, result;
@@ -33,6 +35,13 @@ std::string wrapped(std::string_view text) {
     std::string word;
     std::size_t column = 0;
     while (words >> word) {
+      while ((word.starts_with('[') && word.find(')') == std::string::npos &&
+              line.find("](") != std::string::npos) ||
+             std::count(word.begin(), word.end(), '`') % 2 != 0) {
+        std::string more;
+        if (!(words >> more)) break;
+        word += ' ' + more;
+      }
       // At the start of a line these would begin a list or a heading.
       const bool sign = word == "-" || word == "+" || word == "*" ||
                         word == "=" || word[0] == '#';
@@ -153,24 +162,41 @@ int number_in_group(const std::string& id) {
   return std::stoi(id.substr(id.find('-') + 1));
 }
 
-constexpr std::string_view table_head =
-    "| claim | statement | verdict | exact instances | floating-point steps | "
-    "failure probability | mutants killed |\n|---|---|---|---|---|---|---|\n";
+constexpr std::string_view verdicts_head =
+    "| claim | statement | verdict |\n|---|---|---|\n";
 
-std::string in_table(const settled& row) {
-  std::ostringstream out;
+std::string verdict_row(const settled& row) {
+  return "| " + row.what.id + " | " + in_cell(row.what.statement) + " | " +
+         row.verdict_text() + " |\n";
+}
+
+constexpr std::string_view evidence_head =
+    "| claim | instances | steps | failure | mutants |\n"
+    "|---|--:|--:|---|--:|\n";
+
+std::string evidence_row(const settled& row) {
   const std::size_t total = row.found.killed.size() + row.found.survived.size();
-  out << "| " << row.what.id << " | " << in_cell(row.what.statement) << " | "
-      << row.verdict_text() << " | " << grouped(row.found.instances) << " | "
-      << grouped(row.found.steps) << " | " << row.failure_text() << " | "
-      << row.found.killed.size() << "/" << total << " |\n";
-  return out.str();
+  std::string failure = row.failure_text();
+  if (failure.starts_with("<= ")) failure.erase(0, 3);
+  return "| " + row.what.id + " | " + grouped(row.found.instances) + " | " +
+         grouped(row.found.steps) + " | " + failure + " | " +
+         std::to_string(row.found.killed.size()) + "/" + std::to_string(total) +
+         " |\n";
+}
+
+/// The name by which other pages point at a claim's section: "claim_wy_3".
+std::string anchor_of(const std::string& id) {
+  std::string name = "claim_" + id;
+  for (char& c : name) {
+    c = c == '-' ? '_' : static_cast<char>(std::tolower(c));
+  }
+  return name;
 }
 
 /// A claim's section in the page of its group.
 std::string section(const settled& row) {
   std::ostringstream out;
-  out << "\n## " << row.what.id << "\n\n"
+  out << "\n## " << row.what.id << " {#" << anchor_of(row.what.id) << "}\n\n"
       << wrapped("*Claim.* " + row.what.statement) << "\n"
       << wrapped("Verdict: **" + row.verdict_text() + "**. " +
                  std::string(words_of(row.found.kind())));
@@ -205,7 +231,10 @@ std::string section(const settled& row) {
       out << wrapped(line + ".");
     }
   }
-  if (!row.found.details.empty()) out << "\nEvidence and remarks:\n";
+  if (!row.found.held.empty() || !row.found.details.empty()) {
+    out << "\nEvidence and remarks:\n";
+  }
+  if (!row.found.held.empty()) out << "\n" << identities_of(row.found);
   for (const std::string& text : row.found.details) {
     out << "\n" << wrapped(text);
   }
@@ -220,6 +249,34 @@ std::string section(const settled& row) {
 }
 
 }  // namespace
+
+std::string identities_of(const evidence& found) {
+  std::string text =
+      "| identity | T, K, V up to | degree at most | coefficients below |\n"
+      "|---|---|--:|---|\n";
+  bool fields_only = false, ring = false;
+  for (const held_identity& one : found.held) {
+    std::string sizes = one.largest;  // without blanks: in one line
+    sizes.erase(std::remove(sizes.begin(), sizes.end(), ' '), sizes.end());
+    text += "| " + in_cell(one.name) + " | " + sizes + " | " +
+            std::to_string(one.degree) + " | 2^" +
+            std::to_string(one.coefficient_bits) +
+            (one.fields_only ? " (fields) |\n" : " |\n");
+    (one.fields_only ? fields_only : ring) = true;
+  }
+  std::string holds = "\n";
+  if (ring) {
+    holds +=
+        "Coefficients this small cannot vanish in both fields: it is an "
+        "identity over every commutative ring. ";
+  }
+  if (fields_only) {
+    holds +=
+        "Where the table says (fields) it is one over both fields and on the "
+        "rational instances.";
+  }
+  return text + wrapped(holds);
+}
 
 std::string settled::verdict_text() const {
   return holds() ? std::string(name_of(found.kind())) : "FAILED";
@@ -396,17 +453,14 @@ This is the WY form. `G_t/G_s` is always a product of decays, no quotient.
              "- **measured**: a count or an error, with the command that "
              "gives it.\n"
              "- **held in exact instances**: tried and never false, which "
-             "proves nothing.\n\n"
-             "Instances are decided exactly; steps are floating-point: of a "
-             "search, a sample or a grid. "
-             "A mutant is a deliberately wrong implementation that the "
-             "claim's own check must refute.")
+             "proves nothing.")
       << "\n"
       << wrapped("Seed " + std::to_string(how.seed) + ", effort " +
                  effort.str() + (how.quick ? ", quick" : "") + ".")
       << "\n"
       << "## The claims\n";
   std::vector<page> pages(1);
+  std::string numbers(evidence_head);
   for (const group& one : groups) {
     std::vector<const settled*> members;
     for (const settled& row : rows) {
@@ -426,13 +480,24 @@ This is the WY form. `G_t/G_s` is always a product of decays, no quotient.
         << wrapped(std::string(one.about) +
                    " [Evidence, claim by claim](ledger/" + name + ".md).")
         << "\n"
-        << table_head;
+        << verdicts_head;
     for (const settled* row : members) {
-      out << in_table(*row);
+      out << verdict_row(*row);
+      numbers += evidence_row(*row);
       text += section(*row);
     }
     pages.push_back({name + ".md", text});
   }
+  out << "\n## The evidence in numbers\n\n"
+      << wrapped(
+             "Instances are decided exactly; steps are floating-point: of a "
+             "search, a sample or a grid; failure is at most the probability "
+             "that a false identity went unnoticed. A mutant is a deliberately "
+             "wrong "
+             "implementation that the claim's own check must refute: how many "
+             "were, of how many.")
+      << "\n"
+      << numbers;
   pages.front().text = out.str();
   return pages;
 }
@@ -441,9 +506,7 @@ std::vector<std::string> stale_rows(const std::vector<settled>& rows,
                                     std::string_view text, bool all) {
   std::vector<std::string> stale;
   for (const settled& row : rows) {
-    const std::string in_list = "\n| " + row.what.id + " | " +
-                                in_cell(row.what.statement) + " | " +
-                                row.verdict_text() + " |";
+    const std::string in_list = "\n" + verdict_row(row);
     // Its section, up to and with the verdict.
     const std::string whole = section(row);
     const std::string mark = "Verdict: **" + row.verdict_text() + "**";
@@ -461,7 +524,7 @@ std::vector<std::string> stale_rows(const std::vector<settled>& rows,
     // A claim is a row of the list, and a section of its page.
     std::string id;
     if (line.starts_with("## ") && line.find('-') != std::string::npos) {
-      id = line.substr(3);
+      id = line.substr(3, line.find(" {#") - 3);
     } else if (line.starts_with("| ")) {
       id = line.substr(2, line.find(' ', 2) - 2);
       if (std::none_of(std::begin(groups), std::end(groups), [&](auto& one) {

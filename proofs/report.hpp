@@ -43,6 +43,10 @@ std::vector<theorem> theorems_in(std::string_view text);
 settled settle(const claim& c, const settings& how,
                const std::vector<theorem>& proved = {});
 
+/// The identities that a claim's laws are, as a Markdown table, and over what
+/// they hold.
+std::string identities_of(const evidence& found);
+
 /// The ledger as JSON: `id, statement, source, verdict, method, instances,
 /// steps, failure_probability, fields_only, theorems, counterexample, witness,
 /// corrected, mutants_killed, mutants_total, seconds` and what failed.

@@ -36,6 +36,7 @@
     });
     return `<path d="${d}" class="${style}"/>`;
   };
+  const rms = x => Math.sqrt(x.reduce((s, v) => s + v * v, 0) / N);
   const lastFinite = values => values.every(Number.isFinite);
 
   const draw = () => {
@@ -80,9 +81,10 @@
       `<line x1="310" y1="284" x2="332" y2="284" class="s6 dash"/>` +
       `<text x="338" y="288">norm of the state</text></svg>`;
     place.innerHTML = svg;
+    // For those who drive the page: what is drawn.
+    place.dataset.errors = JSON.stringify([rms(sound), rms(chosen)]);
 
     const [exact, rest, bySound, byChosen] = all.slice(3 * N);
-    const rms = x => Math.sqrt(x.reduce((s, v) => s + v * v, 0) / N);
     const ratio = rms(chosen) / rms(sound);
     document.getElementById("answers-numbers").innerHTML =
       `<table class="markdownTable"><tr><th>first output of the last token</th>` +

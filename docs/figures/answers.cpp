@@ -3,6 +3,16 @@
 
 #include "svg.hpp"
 
+namespace {
+
+double rms(const std::vector<double>& x) {
+  double sum = 0;
+  for (const double one : x) sum += one * one;
+  return std::sqrt(sum / static_cast<double>(x.size()));
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   using namespace figures;
   const made to(argc, argv);
@@ -29,10 +39,28 @@ int main(int argc, char** argv) {
        {size, sound, chosen});
   legend(drawing, 84, 312, {sound, chosen, size});
   to.drawing("answers", drawing.str());
-  // Against what the module returns for the same choice.
-  char digits[64];
-  std::snprintf(digits, sizeof digits, "%.15g", a.exact);
-  to.value("answers.exact", digits);
+  to.value("answers.ratio", number(rms(a.chosen) / rms(a.sound), 2));
+  // What the page must show when its controls stand so: the choice, the exact
+  // output and the two kernels' errors.
+  std::string shown;
+  for (const answers::choice& one :
+       std::vector<answers::choice>{c,
+                                    {0, 0.5, 0.9, 1.5, 32, 0, 2, false, false},
+                                    {1, 0.05, 0.5, 2, 16, 1, 1, false, false},
+                                    {1, 0, 0.7, 1, 128, 3, 0, false, false},
+                                    {2, 0.3, 0.1, 0.5, 4, 2, 0, true, false},
+                                    {2, 1, 0.6, 1.75, 64, 0, 2, false, true},
+                                    {0, 3, 0, 1, 8, 3, 1, false, true}}) {
+    const answers::answer is = answers::run(one);
+    char line[160];
+    std::snprintf(line, sizeof line,
+                  "%d %g %g %g %d %d %d %d %d %.15g %.6g %.6g\n", one.family,
+                  one.decay, one.alike, one.erase, one.chunk, one.format,
+                  one.inverse, one.factored, one.cut, is.exact, rms(is.sound),
+                  rms(is.chosen));
+    shown += line;
+  }
+  to.value("answers.shown", shown);
   // With nothing spoilt the two kernels are one.
   c.inverse = 0;
   const answers::answer same = answers::run(c);

@@ -56,6 +56,15 @@ inline std::string number(double x, int digits = 3) {
   return text;
 }
 
+/// The same, zeros at its end included, so that columns of a table agree.
+inline std::string digits_of(double x, int digits = 3) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%#.*g", digits, x);
+  std::string out = text;
+  if (out.ends_with('.')) out.pop_back();
+  return out;
+}
+
 /// `x` with `places` digits behind the point.
 inline std::string places(double x, int count) {
   char text[64];

@@ -73,6 +73,9 @@ void recall(const made& to) {
   legend(drawing, 230, 325, {curves[2], curves[3]});
   to.drawing("recall", drawing.str());
   to.value("recall.table", table(rows));
+  const double adding = curves[2].y.back(), delta = curves[3].y.back();
+  must(adding > 2 * delta, "with correlated keys adding is the worse by far");
+  to.value("recall.adding", number(adding, 2));
 }
 
 /// What I - beta k k^T does to a circle of vectors.
@@ -119,6 +122,7 @@ void half_life(const made& to) {
                     number(std::log(0.5) / g), after(1e-3), after(1.0 / 256)});
   }
   to.value("half_life.table", table(rows));
+  to.value("half_life.base", number(1 / std::log(2.0)));
 }
 
 /// The family as a figure: rows are models, columns the three gates, each
@@ -291,10 +295,9 @@ void growth(const made& to) {
        {1e-8, 1e8, true, {1e-8, 1e-4, 1, 1e4, 1e8}, "norm, from 1"}, curves);
   legend(drawing, 84, 345, curves);
   to.drawing("growth", drawing.str());
-  to.value("growth.two", number(grown2, 3));
-  to.value("growth.three", scientific(grown3));
-  to.value("growth.two.rate", places(std::pow(grown2, 1.0 / T), 3));
-  to.value("growth.three.rate", places(std::pow(grown3, 1.0 / T), 4));
+  to.value("growth.two", places(grown2 / 1e3, 1) + " thousand");
+  to.value("growth.three", places(grown3 / 1e6, 0) + " million");
+  to.value("growth.tokens", std::to_string(T));
 }
 
 }  // namespace

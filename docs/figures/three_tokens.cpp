@@ -151,6 +151,8 @@ void write_wy(const figures::made& to) {
   to.value("wy.L", tex(L));
   to.value("wy.L2", tex(matrix<rational>(L * L)));
   to.value("wy.T", tex(T));
+  must(L(2, 0) == 0 && T(2, 0) != 0, "tokens 1 and 3 meet by way of token 2");
+  to.value("wy.T31", tex(T(2, 0)));
   // From two factors to three.
   const matrix<rational> I = matrix<rational>::Identity(2, 2);
   matrix<rational> product = I;
@@ -252,6 +254,7 @@ void write_gradients(const figures::made& to) {
   const rational slope =
       (output(half + step) - output(half - step)) / (2 * step);
   must(slope == d.beta.data[1], "the slope along beta_2 is its gradient");
+  must(d.v.data[4] == 0 && d.v.data[5] == 0, "the last value has no gradient");
   to.value("grad.slope", tex(slope));
   const auto chunked =
       carve::backward(p, cotangents, carve::chunked_solver<>{3});
@@ -313,19 +316,67 @@ void write_before(const figures::made& to) {
 
 /// The two histories of the content gate.
 void write_content(const figures::made& to) {
-  // K = V = 1, window of one token, W_down = W_up = 1.
   struct halves {
-    rational operator()(const rational& x) const {
+    rational value(const rational& x) const {
       return half + x / (2 * (1 + abs(x)));
     }
   };
-  const halves f;
+  const rational one = 1, keys[] = {1, 1}, logits[] = {0, 0};
+  rational states[2];
   for (const int first : {1, -1}) {
-    const rational gate = f(rational(first)), S = first - gate * first;
-    const std::string name = first > 0 ? "plus" : "minus";
-    to.value("content." + name + ".gate", tex(gate));
-    to.value("content." + name + ".S", tex(S));
+    // K = V = 1, a window of one token, W_down = W_up = 1.
+    const rational values[] = {first, 0};
+    carve::head<rational> h;
+    h.tokens = 2, h.keys = h.values = 1;
+    h.q = h.k = {keys, 1, 1}, h.v = {values, 1, 1}, h.b = {logits, 1, 1};
+    const carve::content_gate<rational> gate{1, 1, {&one, 1, 1}, {&one, 1, 1}};
+    rational o[2], S;
+    carve::content_forward(h, gate, carve::recurrent_solver{}, {o, 1, 1},
+                           {&S, 1, 1}, halves{});
+    const rational b = halves{}.value(o[0]);
+    must(S == o[0] - b * o[0], "the second token erases by its gate");
+    states[first < 0] = S;
+    const std::string name = first > 0 ? "content.plus" : "content.minus";
+    to.value(name + ".o", tex(o[0]));
+    to.value(name + ".gate", tex(b));
+    to.value(name + ".S", tex(S));
   }
+  must(states[0] != -states[1], "opposite histories leave no opposite states");
+}
+
+/// Key-axis erase that lengthens: one step, and two keys in turn.
+void write_growth(const figures::made& to) {
+  const auto step = [](const matrix<rational>& k, const matrix<rational>& b,
+                       const rational& squared_length) {
+    const matrix<rational> r = b.cwiseProduct(k);
+    const matrix<rational> one = matrix<rational>::Identity(k.rows(), k.rows());
+    return matrix<rational>(one - k * r.transpose() / squared_length);
+  };
+  const auto column = [](const std::vector<rational>& x) {
+    return as_matrix(x, static_cast<index_t>(x.size()));
+  };
+  const matrix<rational> worst = step(column({1, 1, 1}), column({1, 0, 0}), 3);
+  const matrix<rational> from = column({1, -1, -1}), image = worst * from;
+  to.value("growth.step", tex(worst));
+  to.value("growth.from", tex(from));
+  to.value("growth.image", tex(image));
+  const rational before = from.squaredNorm(), after = image.squaredNorm();
+  must(after / before == rational(4, 3), "the step reaches 2/sqrt(3)");
+  to.value("growth.before", tex(before));
+  to.value("growth.after", tex(after));
+  const matrix<rational> both =
+      step(column({rational(4, 5), rational(3, 5)}), column({0, 1}), 1) *
+      step(column({rational(3, 5), rational(4, 5)}), column({1, 0}), 1);
+  const rational trace = both.trace(),
+                 det = both(0, 0) * both(1, 1) - both(0, 1) * both(1, 0);
+  const double half_trace = static_cast<double>(trace) / 2;
+  const double larger = half_trace + std::sqrt(half_trace * half_trace -
+                                               static_cast<double>(det));
+  must(1 - trace + det < 0, "one eigenvalue is above 1");
+  to.value("growth.trace", tex(trace));
+  to.value("growth.determinant", tex(det));
+  to.value("growth.eigenvalue", figures::places(larger, 3));
+  to.value("growth.percent", figures::places(100 * (std::sqrt(larger) - 1), 1));
 }
 
 }  // namespace
@@ -372,4 +423,5 @@ int main(int argc, char** argv) {
   write_segments(to);
   write_before(to);
   write_content(to);
+  write_growth(to);
 }

@@ -1,6 +1,7 @@
 /// How long do the kernels take?  The committed output of cuda/rivals.py,
 /// drawn and as a table: this library's kernels, other people's on the same
-/// card, and the time of moving each input and output once.
+/// card, and the time of moving each input and output once.  And that of
+/// carve-cuda-bench, for the kernels that nobody else has.
 #include <algorithm>
 #include <fstream>
 #include <map>
@@ -97,16 +98,16 @@ std::string table(const results& all) {
   for (std::size_t i = 0; i <= others.size(); ++i) out << "--:|";
   out << '\n';
   for (const row& r : all.rows) {
-    out << "| " << name_of(r) << " | " << r.shape << " | " << number(r.ours())
-        << " | " << number(r.ours() / r.floor()) << " |";
+    out << "| " << name_of(r) << " | " << r.shape << " | " << digits_of(r.ours())
+        << " | " << digits_of(r.ours() / r.floor()) << " |";
     for (const std::string& who : others) {
-      out << ' ' << (r.ns.contains(who) ? number(r.ns.at(who)) : "") << " |";
+      out << ' ' << (r.ns.contains(who) ? digits_of(r.ns.at(who)) : "") << " |";
     }
     const auto rival = rival_of(r);
     const double ratio = rival == r.ns.end() ? 0 : r.ours() / rival->second;
     out << ' ';
     if (ratio > 1) out << "**";
-    if (ratio > 0) out << number(ratio);
+    if (ratio > 0) out << digits_of(ratio);
     if (ratio > 1) out << "**";
     out << " |\n";
   }
@@ -180,6 +181,40 @@ void draw(const made& to, const std::string& name, const std::string& title,
   to.drawing(name, drawing.str());
 }
 
+/// Nanoseconds per token and value head of a forward kernel of this library at
+/// a shape, from the output of carve-cuda-bench.
+double benched(const std::string& family, const std::string& shape) {
+  std::ifstream in(CARVE_BENCHED);
+  must(bool(in), std::string("cannot read ") + CARVE_BENCHED);
+  std::string line;
+  while (std::getline(in, line)) {
+    std::istringstream words(line);
+    std::string name, direction, at, kernel, unit;
+    double milliseconds = 0, ns = 0;
+    words >> name >> direction >> at >> kernel >> milliseconds >> unit >> ns;
+    if (words && name == family && direction == "forward" && at == shape) {
+      return ns;
+    }
+  }
+  must(false, family + " at " + shape + " was not timed");
+  return 0;
+}
+
+/// How many times as long as Gated DeltaNet-2, which has the same gates but for
+/// the axis or the source of one.
+void against_gdn2(const made& to) {
+  for (const char* const family : {"value_erase", "carve"}) {
+    const auto ratio = [&](const std::string& shape) {
+      return benched(family, shape) / benched("gdn2", shape);
+    };
+    const double many = ratio("8x4096x16x128"), few = ratio("1x8192x16x128");
+    must(many > 1 && few > 1.5 * many, "the walk costs more where heads lack");
+    const std::string name = std::string("times.") + family;
+    to.value(name + ".many", number(many, 2));
+    to.value(name + ".few", number(few, 2));
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -190,6 +225,7 @@ int main(int argc, char** argv) {
   draw(to, "times_few", "batch 1, 8192 tokens, 16 heads", "1x8192x16x128", all);
   to.value("times.table", table(all));
   to.value("times.lost", lost(all));
+  against_gdn2(to);
   std::string notes;
   for (const std::string& line : all.notes) notes += "- " + line + "\n";
   to.value("times.notes", notes);

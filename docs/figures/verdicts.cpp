@@ -34,6 +34,9 @@ int main(int argc, char** argv) {
     must(report.at("verdict") == "pass", name + " passes");
     for (const auto& tensor : report.at("tensors")) {
       const double error = tensor.at("rel_rms"), ratio = tensor.at("ratio");
+      if (name == "gdn2" && tensor.at("name") == "o") {
+        to.value("verdicts.gdn2.o", scientific(error));
+      }
       cloud.x.push_back(error / ratio);
       cloud.y.push_back(error);
       least = std::min(least, ratio), most = std::max(most, ratio);
@@ -71,4 +74,5 @@ int main(int argc, char** argv) {
   to.value("ports.table", table(defects));
   to.value("verdicts.least", places(least, 2));
   to.value("verdicts.most", places(most, 2));
+  to.value("verdicts.kernels", std::to_string(clouds.size()));
 }

@@ -1,9 +1,15 @@
 """What does Doxygen read in place of a page's source?
 
 The page with each {{name}} replaced by what the programs of docs/figures made,
-and each arXiv number by a link to the paper.  Called by Doxygen for every
-Markdown file: page_filter.py FOLDER FILE.  A name that nothing made becomes a
-reference to a page that does not exist, which fails the build with that name.
+each arXiv number by a link to the paper and each claim's name by a link to its
+section of the ledger.  Called by Doxygen for every Markdown file:
+page_filter.py FOLDER FILE.  A name that nothing made, and a claim that the
+ledger lacks, become references to what does not exist, which fails the build
+with that name.
+
+What this Doxygen's Markdown reads otherwise than others do is written so that
+both agree: bold text with a quotation mark or a formula at its end, code in a
+heading, and two dashes before a word.
 """
 
 import pathlib
@@ -23,11 +29,42 @@ def value(match):
     return f"@ref nothing_made_{name}"
 
 
-text = page.read_text()
-text = re.sub(r"\{\{([\w.]+)\}\}", value, text)
-text = re.sub(
-    r"(?<![\w./\[])(\d{4}\.\d{5})(?![\w\]])",
-    r"[\1](https://arxiv.org/abs/\1)",
-    text,
-)
-sys.stdout.write(text)
+def claim(match):
+    group, number = match[1], match[2]
+    return f'@ref claim_{group.lower()}_{number} "{match[0]}"'
+
+
+def prose(text):
+    """Everything of a page but code, formulas and links."""
+    text = re.sub(r"\*\*(\S.*?)\*\*", r"<b>\1</b>", text, flags=re.S)
+    parts = re.split(
+        r"(`[^`\n]+`|\\f\$.*?\\f\$|\\f\[.*?\\f\]|\]\([^)\s]*\)|\{#\w+\}"
+        r"|^\\\w+[^\n]*$|[\\@]ref \w[\w.]*(?: \"[^\"]*\")?)",
+        text,
+        flags=re.S | re.M,
+    )
+    for i in range(0, len(parts), 2):
+        parts[i] = re.sub(r"(?<![\w-])--(?=[a-z])", r"\\--", parts[i])
+        parts[i] = re.sub(
+            r"(?<![\w./\[])(\d{4}\.\d{5})(?![\w\]])",
+            r"[\1](https://arxiv.org/abs/\1)",
+            parts[i],
+        )
+        parts[i] = re.sub(
+            r"(?<![\w/`-])(WY|RED|GRAD|SEG|STAB|CAP|EFF|NUM)-(\d+)(?![\w-])",
+            claim,
+            parts[i],
+        )
+    return "".join(parts)
+
+
+text = re.sub(r"\{\{([\w.]+)\}\}", value, page.read_text())
+# Code stands between fences, or is indented.
+blocks = re.split(r"(^```.*?^```$|^(?:    [^\n]*\n)+)", text, flags=re.S | re.M)
+for i in range(0, len(blocks), 2):
+    # Headings name things and hold no links.
+    pieces = re.split(r"(^#+ .*$)", blocks[i], flags=re.M)
+    pieces[::2] = map(prose, pieces[::2])
+    pieces[1::2] = (heading.replace("`", "") for heading in pieces[1::2])
+    blocks[i] = "".join(pieces)
+sys.stdout.write("".join(blocks))

@@ -1,8 +1,10 @@
 """Does every link lead somewhere?
 
 links.py HTML SOURCE: every href and src of the built pages, with its anchor,
-and every relative link of the Markdown files of the repository.  Prints what
-is broken and returns 1; addresses on the web are not visited.
+every relative link of the Markdown files of the repository, and the links at
+the foot of each page of the book, which must lead through all of them in the
+order of the contents and back.  Prints what is broken and returns 1; addresses
+on the web are not visited.
 """
 
 import html.parser
@@ -61,12 +63,36 @@ def broken_in_sources(root):
                 yield f"{path.relative_to(root)}: {link}"
 
 
+def out_of_order(docs):
+    text = (docs / "book/contents.md").read_text()
+    order = ["mainpage", "book"]
+    order += re.findall(r"^\|[^|]*\| @ref (\w+)", text, re.M)
+    order += ["glossary", "papers", "book"]
+    names = {}
+    for path in [*docs.glob("*.md"), *docs.glob("book/*.md")]:
+        title = re.match(r"# .*\{#(\w+)\}", path.read_text())
+        if title:
+            names[title[1]] = path
+    for before, name, after in zip(order, order[1:], order[2:]):
+        turn = re.search(r'\\turn\{(\w+)(?: "[^"]*")?,(\w+)\}', names[name].read_text())
+        if not turn or turn.groups() != (before, after):
+            yield f"{names[name].name}: at its foot not {before}, {after}"
+    listed = {names[name] for name in order[1:]}
+    for path in docs.glob("book/*.md"):
+        if path not in listed:
+            yield f"{path.name}: not in the contents"
+
+
 def main():
     site, source = map(pathlib.Path, sys.argv[1:3])
     if not (site / "index.html").exists():
         print("skipped: needs the built manual (./x docs)")
         sys.exit(77)
-    broken = [*broken_in_site(site), *broken_in_sources(source)]
+    broken = [
+        *broken_in_site(site),
+        *broken_in_sources(source),
+        *out_of_order(source / "docs"),
+    ]
     for line in broken:
         print("broken link:", line)
     sys.exit(bool(broken))
