@@ -9,7 +9,7 @@ with that name.
 
 What this Doxygen's Markdown reads otherwise than others do is written so that
 both agree: bold text with a quotation mark or a formula at its end, code in a
-heading, and two dashes before a word.
+heading or with an apostrophe, and two dashes before a word.
 """
 
 import pathlib
@@ -55,6 +55,9 @@ def prose(text):
             claim,
             parts[i],
         )
+    for i in range(1, len(parts), 2):
+        if parts[i].startswith("`") and "'" in parts[i]:
+            parts[i] = f"``{parts[i][1:-1]}``"
     return "".join(parts)
 
 

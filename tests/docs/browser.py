@@ -54,7 +54,7 @@ PROBE = """
   for (const e of text.querySelectorAll('code, pre, tt, script, style, svg, ' +
       'div.fragment, .memproto, .MathJax_Preview')) e.remove();
   const left = text.textContent.match(
-      /\\*\\*|<\\/?(tt|b|em|table|tr|td|th|div)\\b[^>]*>|\\]\\(|@ref|\\{\\{|\\{#|(?<=\\s)\u2013[a-z]/g);
+      /\\*\\*|<\\/?(tt|b|em|table|tr|td|th|div)\\b[^>]*>|\\]\\(|@ref|\\x60|\\{\\{|\\{#|(?<=\\s)\u2013[a-z]/g);
   const cut = [...document.querySelectorAll('.MathJax_SVG_Display')].filter(
       e => e.scrollWidth > e.clientWidth + 1).map(
       e => e.scrollWidth - e.clientWidth);
