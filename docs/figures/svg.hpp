@@ -98,6 +98,17 @@ class svg {
     return out.str();
   }
 
+  /// Without the style sheet, which stands once before several such drawings.
+  std::string bare() const {
+    std::ostringstream out;
+    out << "<svg xmlns='http://www.w3.org/2000/svg' class='carve-figure' "
+           "role='img' viewBox='0 0 "
+        << width_ << " " << height_ << "'>\n<title>" << escaped(what_)
+        << "</title>\n"
+        << body_.str() << "</svg>\n";
+    return out.str();
+  }
+
   /// Classes s1 to s6 are the colours of curves, f1 to f6 the same as fills.
   static std::string style_sheet() {
     const char* const light[] = {"#1c5d99", "#b3541e", "#2e7d4f",

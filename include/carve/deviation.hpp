@@ -391,6 +391,9 @@ inline std::vector<std::pair<index_t, index_t>> chunks_of(
 using cumulated_fault = void (*)(std::vector<double>& G,
                                  std::vector<char>& counts, double least);
 
+/// Largest x whose e^x FP32 holds.
+inline const double log_of_largest = std::log(3.4028234663852886e38);
+
 /// Logs of factors that are not let below e^least.
 inline void clipped(std::vector<double>& G, std::vector<char>& counts,
                     double least) {
@@ -407,6 +410,14 @@ inline void multiplied(std::vector<double>& G, std::vector<char>&, double) {
   for (double& e : G) {
     product *= static_cast<float>(std::exp(e - std::exchange(before, e)));
     e = std::log(static_cast<double>(product));
+  }
+}
+
+/// Logs of factors whose inverses are used as well: none where FP32 holds no
+/// inverse.
+inline void overflowed(std::vector<double>& G, std::vector<char>&, double) {
+  for (double& e : G) {
+    if (e < -log_of_largest) e = std::numeric_limits<double>::quiet_NaN();
   }
 }
 
@@ -454,9 +465,6 @@ inline void spoil_cumulated(computation& c, cumulated_fault f, double least) {
     });
   });
 }
-
-/// Largest x whose e^x FP32 holds.
-inline const double log_of_largest = std::log(3.4028234663852886e38);
 
 /// How a masked score is formed, in the choices of grad-masked-after-exp.
 inline constexpr index_t gate_masked = 1, as_quotient = 2;
@@ -606,9 +614,13 @@ inline constexpr choice kept_states[] = {
     {"FP16, with every product and sum of a token", -1, to_f16},
     {"BF16 after every chunk of 64 tokens", 64, to_bf16},
     {"FP16 after every chunk of 64 tokens", 64, to_f16},
-    {"FP8 after every chunk of 64 tokens", 64, to_e4m3}};
-/// Of length 0: products in FP32; else minus the log of the least factor.
+    {"FP8 after every chunk of 64 tokens", 64, to_e4m3},
+    {"BF16 where it is handed out", 0, to_bf16},
+    {"FP16 where it is handed out", 0, to_f16}};
+/// Of length 0: products in FP32; of -1: factors of both signs; else minus the
+/// log of the least factor.
 inline constexpr choice underflows[] = {
+    {"factors e^G and e^-G, which FP32 does not hold", -1},
     {"prefix products that FP32 hardly holds", 0},
     {"factors not let below e^-87, the least of FP32", 87},
     {"factors not let below e^-20", 20},
@@ -638,7 +650,8 @@ inline constexpr choice narrow_inputs[] = {{"A_log", 0, to_bf16},
                                            {"the initial state", 3, to_bf16},
                                            {"q after its norm", 4, to_bf16},
                                            {"k after its norm", 5, to_bf16},
-                                           {"beta", 6, to_bf16}};
+                                           {"beta", 6, to_bf16},
+                                           {"the decay e^g", 7, to_bf16}};
 /// Four times the chunk, and the flags of lose_masked.
 inline constexpr choice masked[] = {
     {"chunks of 64", 4 * 64 + gate_masked},
@@ -768,17 +781,19 @@ inline std::span<const deviation> deviations() {
            return false;
          }
          if (of.length == 2 || of.length > 3) resolve(c);
-         values& y = of.length == 0   ? x.A_log
-                     : of.length == 1 ? x.dt_bias
-                     : of.length == 2 ? x.g
-                     : of.length == 3 ? x.initial_state
-                     : of.length == 4 ? x.q
-                     : of.length == 5 ? x.k
-                                      : x.beta;
+         values& y = of.length == 0                     ? x.A_log
+                     : of.length == 1                   ? x.dt_bias
+                     : of.length == 2 || of.length == 7 ? x.g
+                     : of.length == 3                   ? x.initial_state
+                     : of.length == 4                   ? x.q
+                     : of.length == 5                   ? x.k
+                                                        : x.beta;
          bool changed = false;
          for (double& e : y.data) {
-           const double was = std::exchange(e, of.round(e));
-           changed = changed || e != was;
+           const double now =
+               of.length == 7 ? std::log(of.round(std::exp(e))) : of.round(e);
+           changed = changed || e != now;
+           e = now;
          }
          return changed;
        },
@@ -863,7 +878,10 @@ inline std::span<const deviation> deviations() {
        "o final_state d*",
        [](c_& c, const choice& of) {
          if (!c.in.in.g.present() || c.in.linear_decay) return false;
-         spoil_cumulated(c, of.length == 0 ? multiplied : clipped,
+         spoil_cumulated(c,
+                         of.length == 0    ? multiplied
+                         : of.length == -1 ? overflowed
+                                           : clipped,
                          -static_cast<double>(of.length));
          return true;
        },
@@ -1058,6 +1076,12 @@ inline std::span<const deviation> deviations() {
        chunks},
       {"state-low-precision", "the state is kept in {}", "o final_state d*",
        [](c_& c, const choice& of) {
+         if (of.length == 0) {
+           c.back.push_back([round = of.round](result& r) {
+             for (double& e : r.out.final_state.data) e = round(e);
+           });
+           return true;
+         }
          if (!walks(c) || c.walk.store) return false;
          c.walk.store = of.round;
          c.walk.store_every = std::abs(of.length);
@@ -1157,6 +1181,13 @@ inline std::span<const deviation> deviations() {
          return true;
        },
        chunks},
+      {"grad-erase-not-carried",
+       "dS goes back through the decay alone and not through the erase", "d*",
+       [](c_& c, const choice&) {
+         return walks(c) && info(c.in.family).erases() &&
+                !std::exchange(c.walk.erase_stays, true);
+       },
+       only},
       {"grad-masked-after-exp",
        "scores are masked after the exponential, which overflows above the "
        "diagonal of {}",

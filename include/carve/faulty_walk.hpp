@@ -28,11 +28,13 @@ struct walk_faults {
   index_t no_state_term = 0;   ///< chunk whose S * dS is missing in dg
   index_t mixed = 0;           ///< chunk within which decays are 2^g, not e^g
   bool diagonal_kept = false;  ///< dL keeps its diagonal
+  bool erase_stays = false;    ///< dS does not go back through the erase
 
   /// Something goes wrong.
   bool any() const {
     return store || residual || decay_last || reset != 0 || tail != 0 ||
-           back_reset != 0 || no_state_term != 0 || mixed != 0 || diagonal_kept;
+           back_reset != 0 || no_state_term != 0 || mixed != 0 ||
+           diagonal_kept || erase_stays;
   }
 };
 
@@ -290,6 +292,7 @@ class faulty_walk {
         const double r = p_.address(t, i);
         for (index_t j = 0; j < V_; ++j) {
           dr[i] += X[i * V_ + j] * dc[j];
+          if (f_.erase_stays) continue;
           dS[i * V_ + j] = kept(dS[i * V_ + j] + kept(r * dc[j]));
         }
         if (f_.diagonal_kept) {

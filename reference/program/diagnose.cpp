@@ -16,7 +16,8 @@ namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
-/// How many of the best are tried in pairs, and how many are told.
+/// How many of the best are tried together with all others, and how many are
+/// told.
 constexpr std::size_t paired = 6, told = 5;
 
 /// How far the errors of tokens may be from what a deviation makes them, in
@@ -134,12 +135,13 @@ struct trial {
 
 class inquiry {
  public:
-  inquiry(const dump& d, const verification& v, const run_settings& run)
-      : d_(d), v_(v), run_(run) {
-    const auto right = deviating_result(d, {}, run);
-    if (!right) return;
+  inquiry(const dump& d, const verification& v, const run_settings& run,
+          known_results* known)
+      : d_(d), v_(v), run_(run), known_(known) {
+    const known_result right = made(d, {}, run);
+    if (!*right) return;
     for (std::size_t t = 0; t < d.judged.size(); ++t) {
-      right_.push_back(result_named(*right, d.judged[t].name).data);
+      right_.push_back(result_named(**right, d.judged[t].name).data);
       units_.push_back(unit_of(v.tensors[t], right_[t]));
       most_.push_back(most_of(d.judged[t].dtype));
       some_finite_.push_back(std::any_of(
@@ -161,14 +163,22 @@ class inquiry {
     try_each(all, "known mistakes");
     found.tried = trials_.size();
     sort();
-    const std::size_t few = std::min(paired, trials_.size());
-    if (few > 0 && !explains_all(trials_[0])) {
+    if (!trials_.empty() && !explains_all(trials_[0])) {
+      // One of the best few, with the best choice of every other row.
+      std::vector<suspect> best;
+      for (const trial& t : trials_) {
+        const suspect& s = t.together[0];
+        if (std::none_of(best.begin(), best.end(), [&](const suspect& other) {
+              return other.row == s.row;
+            })) {
+          best.push_back(s);
+        }
+      }
       std::vector<std::vector<suspect>> pairs;
-      for (std::size_t i = 0; i < few; ++i) {
-        for (std::size_t j = i + 1; j < few; ++j) {
-          suspect a = trials_[i].together[0], b = trials_[j].together[0];
-          if (b.row < a.row) std::swap(a, b);
-          if (a.row != b.row) pairs.push_back({a, b});
+      for (std::size_t i = 0; i < std::min(paired, best.size()); ++i) {
+        for (std::size_t j = i + 1; j < best.size(); ++j) {
+          const bool turned = best[j].row < best[i].row;
+          pairs.push_back({best[turned ? j : i], best[turned ? i : j]});
         }
       }
       try_each(pairs, "pairs of mistakes");
@@ -199,6 +209,16 @@ class inquiry {
   }
 
  private:
+  using known_result =
+      std::shared_ptr<const std::optional<gradient_result<double>>>;
+
+  known_result made(const dump& d, const std::vector<suspect>& together,
+                    const run_settings& run) const {
+    if (known_) return known_->of(d, together);
+    return std::make_shared<const std::optional<gradient_result<double>>>(
+        deviating_result(d, together, run));
+  }
+
   bool wrong(std::size_t t) const { return v_.tensors[t].fails(); }
 
   bool matches(const trial& x, std::size_t t) const {
@@ -337,12 +357,12 @@ class inquiry {
   /// Nothing where it cannot be made or changes nothing.
   std::optional<trial> try_together(
       const std::vector<suspect>& together) const {
-    const auto r = deviating_result(d_, together, {1, {}});
-    if (!r) return {};
+    const known_result r = made(d_, together, {1, {}});
+    if (!*r) return {};
     trial x{together, {}, 0, false, likeness::numbers, {}, {}};
     bool changes = false;
     for (std::size_t t = 0; t < d_.judged.size(); ++t) {
-      const std::vector<double>& y = result_named(*r, d_.judged[t].name).data;
+      const std::vector<double>& y = result_named(**r, d_.judged[t].name).data;
       changes = changes ||
                 !(distance(y, right_[t], units_[t], v_.limit, most_[t]) < 1);
       const double ratio =
@@ -406,7 +426,7 @@ class inquiry {
       e.text += sentence_of(x.together[i]);
     }
     if (found.found.empty()) {
-      best_ = deviating_result(d_, x.together, {1, {}});
+      best_ = made(d_, x.together, {1, {}});
     } else if (same_as_best(x)) {
       e.same = true;
       e.text += "; these inputs cannot tell it from the first";
@@ -416,11 +436,11 @@ class inquiry {
 
   /// Whether no tensor differs by as much as the roundings of a sound kernel.
   bool same_as_best(const trial& x) const {
-    const auto r = deviating_result(d_, x.together, {1, {}});
-    for (std::size_t t = 0; t < units_.size() && r && best_; ++t) {
+    const known_result r = made(d_, x.together, {1, {}});
+    for (std::size_t t = 0; t < units_.size() && *r && *best_; ++t) {
       const std::string& name = d_.judged[t].name;
-      const std::vector<double>& y = result_named(*r, name).data;
-      const std::vector<double>& z = result_named(*best_, name).data;
+      const std::vector<double>& y = result_named(**r, name).data;
+      const std::vector<double>& z = result_named(**best_, name).data;
       if (!(distance(y, z, units_[t], v_.limit, most_[t]) < 0.5)) return false;
     }
     return true;
@@ -435,7 +455,8 @@ class inquiry {
   std::vector<char> some_finite_;  // of the file's numbers
   std::vector<double> most_;       // that the type of each tensor holds
   std::vector<trial> trials_, slight_;
-  std::optional<gradient_result<double>> best_;  // of what was told first
+  known_results* known_;
+  known_result best_;  // of what was told first
 };
 
 }  // namespace
@@ -517,9 +538,25 @@ double seconds_to_diagnose(const dump& d) {
   return for_each * numbers * static_cast<double>(suspects().size());
 }
 
+std::shared_ptr<const std::optional<gradient_result<double>>> known_results::of(
+    const dump& d, const std::vector<suspect>& together) {
+  std::vector<std::pair<const deviation*, const deviation_choice*>> key;
+  for (const suspect& s : together) {
+    key.emplace_back(s.row, s.choice);
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    if (const auto at = known_.find(key); at != known_.end()) return at->second;
+  }
+  auto made = std::make_shared<const std::optional<gradient_result<double>>>(
+      deviating_result(d, together, {1, {}}));
+  const std::lock_guard lock(mutex_);
+  return known_.emplace(std::move(key), std::move(made)).first->second;
+}
+
 diagnosis diagnose(const dump& d, const verification& v,
-                   const run_settings& run) {
-  return inquiry(d, v, run).run();
+                   const run_settings& run, known_results* known) {
+  return inquiry(d, v, run, known).run();
 }
 
 }  // namespace carve::program

@@ -4,6 +4,9 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -48,6 +51,21 @@ bool may_touch(const std::vector<suspect>& together, std::string_view tensor);
 std::optional<gradient_result<double>> deviating_result(
     const dump& d, const std::vector<suspect>& together,
     const run_settings& run = {});
+
+/// What deviations give, kept for more than one diagnosis of the same inputs;
+/// may be asked from several threads.
+class known_results {
+ public:
+  /// As deviating_result; `d` has the inputs of the first call.
+  std::shared_ptr<const std::optional<gradient_result<double>>> of(
+      const dump& d, const std::vector<suspect>& together);
+
+ private:
+  std::mutex mutex_;
+  std::map<std::vector<std::pair<const deviation*, const deviation_choice*>>,
+           std::shared_ptr<const std::optional<gradient_result<double>>>>
+      known_;
+};
 
 /// The dump with its outputs replaced by those of `r`, rounded to storage.
 dump with_outputs(dump d, const gradient_result<double>& r);
@@ -97,7 +115,9 @@ inline constexpr double unasked_seconds = 60;
 /// verified. Where nothing fails nothing is tried and nothing is found.
 /// Deviations are tried on `run.threads` threads; the order in which they are
 /// found does not depend on it.
+/// @param[in,out] known  null, or what other dumps of the same inputs gave
 diagnosis diagnose(const dump& d, const verification& v,
-                   const run_settings& run = {});
+                   const run_settings& run = {},
+                   known_results* known = nullptr);
 
 }  // namespace carve::program

@@ -3,19 +3,21 @@
 /// catalogue alone, and pairs, on the inputs of real dumps; the table is
 /// markdown.
 ///   deviation_matrix [--tokens N] [--every N] [--pairs N] PATH...
-/// A path is a dump or a folder of them. The faulty outputs are what the
-/// deviation gives in double, plus the rounding error of the replay, rounded
-/// to the dump's formats.
+/// A path is a dump or a folder of them, each tried on one thread; of N tokens,
+/// every Nth of the deviations and about N pairs. What is not named first, and
+/// pairs that are not both named, go to standard error. The faulty outputs are
+/// what the deviation gives in double, plus the rounding error of the replay,
+/// rounded to the dump's formats.
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <iostream>
-#include <map>
 #include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "carve/parallel.hpp"
 #include "program/diagnose.hpp"
 
 using namespace carve::program;
@@ -29,8 +31,16 @@ struct request {
 
 /// Positions at which the truth was named, over the deviations of a dump.
 struct tally {
-  std::size_t all = 0, first = 0, three = 0;
-  std::vector<std::string> not_first, not_three;
+  std::size_t all = 0, first = 0, three = 0, pairs = 0, both = 0;
+  std::size_t named_for_sound = 0;
+  std::vector<std::string> not_first;
+  std::set<std::string> seen;
+
+  void add(const tally& x) {
+    all += x.all, first += x.first, three += x.three;
+    pairs += x.pairs, both += x.both, named_for_sound += x.named_for_sound;
+    seen.insert(x.seen.begin(), x.seen.end());
+  }
 };
 
 class kernel {
@@ -117,6 +127,77 @@ std::string percent(std::size_t part, std::size_t of) {
   return std::to_string(part) + " of " + std::to_string(of);
 }
 
+const run_settings one_thread{1, {}};
+
+tally tried(const std::filesystem::path& file, const request& how) {
+  tally here;
+  const dump all = read_dump(carve::safetensors::file::open(file));
+  const kernel k(how.tokens > 0 ? first_tokens(all, how.tokens) : all);
+  known_results known;
+  const auto told = [&](const dump& d, const verification& v) {
+    return diagnose(d, v, one_thread, &known);
+  };
+  const dump right = *k.with({});
+  here.named_for_sound = !told(right, k.judged(right)).found.empty();
+  std::vector<std::pair<suspect, dump>> changing;
+  std::size_t n = 0;
+  for (const suspect& s : suspects()) {
+    if (n++ % how.every != 0) continue;
+    const std::optional<dump> wrong = k.with({s});
+    if (!wrong) continue;
+    const verification v = k.judged(*wrong);
+    if (v.result() != outcome::fail) continue;
+    const diagnosis found = told(*wrong, v);
+    const std::size_t at = position(found, name_of({s}));
+    ++here.all, here.first += at == 1, here.three += at > 0 && at <= 3;
+    here.seen.insert(name_of({s}));
+    if (at != 1) {
+      here.not_first.push_back("`" + name_of({s}) + "`" +
+                               (at == 0 ? "" : " " + std::to_string(at)));
+      std::string text = file.stem().string() + ": " + name_of({s}) + " (" +
+                         sentence_of(s) + ")\n";
+      for (const explanation& e : found.found) text += "    " + e.text + "\n";
+      std::cerr << text;
+    }
+    if (changing.empty() || changing.back().first.row != s.row) {
+      changing.emplace_back(s, *wrong);
+    }
+  }
+  const std::size_t m = changing.size(), possible = m * (m - 1) / 2;
+  const std::size_t step =
+      how.pairs == 0 ? 0 : std::max<std::size_t>(1, possible / how.pairs);
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < m && step > 0; ++i) {
+    for (std::size_t j = i + 1; j < m; ++j) {
+      if (count++ % step != 0) continue;
+      const auto& [a, alone_a] = changing[i];
+      const auto& [b, alone_b] = changing[j];
+      const std::optional<dump> wrong = k.with({a, b});
+      if (!wrong || !k.differ(*wrong, alone_a) || !k.differ(*wrong, alone_b)) {
+        continue;  // one hides the other
+      }
+      const verification v = k.judged(*wrong);
+      if (v.result() != outcome::fail) continue;
+      std::string names;
+      const diagnosis found = told(*wrong, v);
+      for (const explanation& e : found.found) names += " + " + e.id + " + ";
+      const auto named = [&](const suspect& s) {
+        return names.find("+ " + name_of({s}) + " +") != std::string::npos;
+      };
+      ++here.pairs;
+      if (named(a) && named(b)) {
+        ++here.both;
+        continue;
+      }
+      std::string text =
+          file.stem().string() + ": " + name_of({a, b}) + " (pair)\n";
+      for (const explanation& e : found.found) text += "    " + e.text + "\n";
+      std::cerr << text;
+    }
+  }
+  return here;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
@@ -145,95 +226,45 @@ int main(int argc, char** argv) try {
   if (files.empty()) throw carve::error("expected a dump or a folder of them");
   std::sort(files.begin(), files.end());
 
+  std::vector<tally> each(files.size());
+  carve::parallel_for(static_cast<carve::index_t>(files.size()), {},
+                      [&](carve::index_t i) {
+                        const auto at = static_cast<std::size_t>(i);
+                        each[at] = tried(files[at], how);
+                      });
   tally total;
-  std::size_t pairs = 0, both = 0, named_for_sound = 0;
-  std::set<std::string> seen;
   std::cout << "| dump | change something | named first | in the first three "
                "| not first | pairs: both in the first five |\n"
-               "|---|---|---|---|---|---|\n";
-  for (const auto& file : files) {
-    const dump all = read_dump(carve::safetensors::file::open(file));
-    const kernel k(how.tokens > 0 ? first_tokens(all, how.tokens) : all);
-    const std::optional<dump> right = k.with({});
-    if (!diagnose(*right, k.judged(*right)).found.empty()) ++named_for_sound;
-    tally here;
-    std::vector<std::pair<suspect, dump>> changing;
-    std::size_t n = 0;
-    for (const suspect& s : suspects()) {
-      if (n++ % how.every != 0) continue;
-      const std::optional<dump> wrong = k.with({s});
-      if (!wrong) continue;
-      const verification v = k.judged(*wrong);
-      if (v.result() != outcome::fail) continue;
-      const std::size_t at = position(diagnose(*wrong, v), name_of({s}));
-      ++here.all, here.first += at == 1, here.three += at > 0 && at <= 3;
-      seen.insert(name_of({s}));
-      const std::string what = name_of({s}) + " (" + sentence_of(s) + ")";
-      if (at != 1) {
-        here.not_first.push_back(what + ": " +
-                                 (at == 0 ? "not" : std::to_string(at)));
-      }
-      if (changing.empty() || changing.back().first.row != s.row) {
-        changing.emplace_back(s, *wrong);
-      }
-    }
-    std::size_t tried = 0, found = 0;
-    const std::size_t m = changing.size(), possible = m * (m - 1) / 2;
-    const std::size_t step =
-        how.pairs == 0 ? 0 : std::max<std::size_t>(1, possible / how.pairs);
-    std::size_t count = 0;
-    for (std::size_t i = 0; i < m && step > 0; ++i) {
-      for (std::size_t j = i + 1; j < m; ++j) {
-        if (count++ % step != 0) continue;
-        const auto& [a, alone_a] = changing[i];
-        const auto& [b, alone_b] = changing[j];
-        const std::optional<dump> wrong = k.with({a, b});
-        if (!wrong || !k.differ(*wrong, alone_a) ||
-            !k.differ(*wrong, alone_b)) {
-          continue;  // one hides the other
-        }
-        const verification v = k.judged(*wrong);
-        if (v.result() != outcome::fail) continue;
-        std::string names;
-        for (const explanation& e : diagnose(*wrong, v).found) {
-          names += " + " + e.id + " + ";
-        }
-        ++tried;
-        const auto named = [&](const suspect& s) {
-          return names.find("+ " + name_of({s}) + " +") != std::string::npos;
-        };
-        found += named(a) && named(b);
-      }
-    }
-    pairs += tried, both += found;
-    total.all += here.all, total.first += here.first, total.three += here.three;
-    std::cout << "| `" << file.stem().string() << "` | " << here.all << " | "
-              << here.first << " | " << here.three << " | "
-              << joined(here.not_first) << " | " << percent(found, tried)
-              << " |" << std::endl;
+               "|---|--:|--:|--:|---|--:|\n";
+  const auto row = [](const std::string& name, const tally& x) {
+    std::cout << "| " << name << " | " << x.all << " | " << x.first << " | "
+              << x.three << " | " << joined(x.not_first) << " | "
+              << percent(x.both, x.pairs) << " |\n";
+  };
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    row("`" + files[i].stem().string() + "`", each[i]);
+    total.add(each[i]);
   }
-  std::cout << "| all | " << total.all << " | " << total.first << " | "
-            << total.three << " | | " << percent(both, pairs) << " |\n\n";
+  row("all", total);
   std::set<std::string> unseen;
-  std::string list;
   for (const suspect& s : suspects()) {
-    if (!seen.contains(name_of({s}))) unseen.insert(name_of({s}));
-  }
-  for (const std::string& id : unseen) {
-    list += (list.empty() ? "`" : ", `") + id + "`";
+    if (!total.seen.contains(name_of({s}))) {
+      unseen.insert("`" + name_of({s}) + "`");
+    }
   }
   if (how.every == 1) {
-    std::cout << "Nothing in these dumps changes under: "
-              << (list.empty() ? "(each changes something)" : list) << ".\n\n";
+    std::cout << "\nNothing in these dumps fails under: "
+              << joined({unseen.begin(), unseen.end()}) << ".\n";
   }
-  std::cout << "Sound dumps for which one is named: " << named_for_sound
+  std::cout << "\nSound dumps for which one is named: " << total.named_for_sound
             << ".\n";
   const auto share = [](std::size_t part, std::size_t of) {
     return of == 0 ? 1.0 : static_cast<double>(part) / static_cast<double>(of);
   };
-  return named_for_sound == 0 && total.all > 0 &&
+  return total.named_for_sound == 0 && total.all > 0 &&
                  share(total.first, total.all) >= 0.95 &&
-                 total.three == total.all && share(both, pairs) >= 0.8
+                 total.three == total.all &&
+                 share(total.both, total.pairs) >= 0.8
              ? 0
              : 1;
 } catch (const std::exception& e) {
