@@ -539,8 +539,8 @@ inline bool lose_masked(computation& c, index_t chunk, index_t how) {
 inline bool take_padding(computation& c, index_t chunk, bool following) {
   const auto segments = sequences(c.in);
   const index_t B = c.in.in.q.dim(0), T = c.in.in.q.dim(1), all = B * T;
-  std::vector<index_t> from;  // token in memory, or -1 for zeros
-  std::vector<char> own;
+  list<index_t> from;  // token in memory, or -1 for zeros
+  list<char> own;
   std::vector<std::int64_t> offsets{0};
   bool padded = false;
   for (const auto& [first, end] : segments) {
@@ -562,7 +562,8 @@ inline bool take_padding(computation& c, index_t chunk, bool following) {
     y.data.assign(static_cast<std::size_t>(n * width), 0.0);
     for (index_t t = 0; t < n; ++t) {
       if (from[t] < 0 || (only_own && !own[t])) continue;
-      std::copy_n(&x.data[from[t] * width], width, &y.data[t * width]);
+      std::copy_n(x.data.data() + from[t] * width, width,
+                  y.data.data() + t * width);
     }
     x = std::move(y);
   };
@@ -586,10 +587,10 @@ inline bool take_padding(computation& c, index_t chunk, bool following) {
       values y = x;
       y.shape[0] = B, y.shape[1] = T;
       y.data.assign(static_cast<std::size_t>(B * T * width), 0.0);
-      for (std::size_t t = 0; t < from.size(); ++t) {
+      for (index_t t = 0; t < from.count(); ++t) {
         if (!own[t]) continue;
-        std::copy_n(&x.data[static_cast<index_t>(t) * width], width,
-                    &y.data[from[t] * width]);
+        std::copy_n(x.data.data() + t * width, width,
+                    y.data.data() + from[t] * width);
       }
       x = std::move(y);
     };

@@ -88,7 +88,7 @@ class faulty_walk {
                 const head_gradients<double>& out) {
     list<double> dS(size_, 0.0), dS_end;
     start_back_.assign(dS.size(), 0.0);
-    carried_.assign(K_, 0.0);
+    carried_ = list<double>(K_, 0.0);
     for (index_t i = 0; i < K_ && in.S; ++i) {
       for (index_t j = 0; j < V_; ++j) dS[i * V_ + j] = in.S(i, j);
     }
