@@ -320,12 +320,14 @@ class maker {
 
   double one(const std::string& name, numbers& draw) const {
     if (name == "g") return set("decay_activation") ? logit(draw) : log(draw);
-    if (name == "initial_state" && regime(of_values) == "cancelling") {
-      return static_cast<double>(draw.between(-2, 2)) * 0x1p-6;
+    if (name == "initial_state") {
+      const double one = regime(of_values) == "cancelling" ? 0x1p-25 : 0x1p-19;
+      return static_cast<double>(draw.between(-(1 << 20), 1 << 20)) * one;
     }
     if (name == "A_log") return rate(draw);
+    // What kernels take in fp32 has bits that BF16 cuts off.
     if (name == "dt_bias") {
-      return static_cast<double>(draw.between(-16, 16)) * 0x1p-5;
+      return static_cast<double>(draw.between(-(1 << 19), 1 << 19)) * 0x1p-20;
     }
     if (name == "w_down" || name == "w_up") return plain(draw) * 0x1p-1;
     for (const char* gate : {"beta", "b", "w"}) {
@@ -369,6 +371,8 @@ class maker {
       if (decay == "slow") low = -224, high = -160;
       if (decay == "natural") low = -96, high = 32;
       if (decay == "strong") low = 32, high = 128;
+    } else if (decay == "natural" && quarter) {
+      low = 96, high = 384;  // where a softplus is cut short
     }
     return static_cast<double>(draw.between(low, high)) * 0x1p-5;
   }
@@ -377,10 +381,14 @@ class maker {
     std::int64_t middle = 0;  // in units of 1/16
     if (!bounded()) {
       if (decay == "slow") middle = -64;
+      if (decay == "natural") middle = -48;
       if (decay == "strong") middle = 36;
       if (decay == "-200") middle = 48;
     }
-    return static_cast<double>(middle + draw.between(-4, 4)) * 0x1p-4;
+    constexpr std::int64_t unit = 1 << 14;
+    return static_cast<double>(middle * unit +
+                               draw.between(-4 * unit, 4 * unit)) *
+           0x1p-18;
   }
   ///@}
 

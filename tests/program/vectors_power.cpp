@@ -75,6 +75,11 @@ TEST_CASE("every deviation is caught by the vector that the page names") {
     const std::string sentence = program::sentence_of(s);
     CAPTURE(id, sentence);
     const auto row = rows.extract({id, sentence});
+    // e^-20 is less than the last bit of a float.
+    if (sentence == "softplus(x) is x wherever x is above 20") {
+      REQUIRE((!row || row.mapped().empty()));
+      continue;
+    }
     if (row) {
       REQUIRE(caught(vector_named(row.mapped()), s));
       continue;
