@@ -55,6 +55,9 @@ struct operand_rounding {
   /// Not 0: each rounding to nearest is replaced by an error of the same size,
   /// drawn by this seed.
   std::uint32_t draw = 0;
+  /// A decay per head multiplies operands before they are rounded, as one per
+  /// channel does, and what comes out of products is rounded as well.
+  bool decayed = false;
 };
 
 /// Rounds at each rounding_point as the table in `treatment` says; products
@@ -98,17 +101,20 @@ class operand_policy {
   /// Which roundings the kernels of a widely used Triton library make; found
   /// from its kernels' outputs and gradients, see docs/rounding.md. They
   /// depend on nothing but whether the decay varies along the key axis.
-  static constexpr treatment treated(rounding_point at, bool per_channel) {
+  static constexpr treatment treated(rounding_point at, bool per_channel,
+                                     bool decayed) {
     switch (at) {
       case rounding_point::score:
         return per_channel ? treatment::cut_tf32 : treatment::none;
       case rounding_point::inverse:
         return treatment::cut_tf32;
       case rounding_point::qg_back:
-        return per_channel ? treatment::none : treatment::cut_tf32;
+        return per_channel ? treatment::none
+               : decayed   ? treatment::operand
+                           : treatment::cut_tf32;
       case rounding_point::qg:
       case rounding_point::kg:
-        return per_channel ? treatment::operand : treatment::none;
+        return per_channel || decayed ? treatment::operand : treatment::none;
       case rounding_point::U_tail:
       case rounding_point::dscore:
       case rounding_point::dk_part:
@@ -120,7 +126,7 @@ class operand_policy {
 
   void round(rounding_point at, bool per_channel, std::span<float> x) const {
     if (how_.operand == format::f32) return;
-    switch (treated(at, per_channel)) {
+    switch (treated(at, per_channel, how_.decayed)) {
       case treatment::none:
         return;
       case treatment::operand:

@@ -22,6 +22,30 @@ bool has_activations(const dump& d) {
          a.b != gate_activation::none || a.w != gate_activation::none;
 }
 
+double scale_of(const dump& d) {
+  return d.in.scale.value_or(1 / std::sqrt(static_cast<double>(d.size.K)));
+}
+
+/// Where some kernels round and the replay does not; one way has all of them.
+struct more_roundings {
+  bool decayed = false, scaled = false, stored = false;
+
+  more_roundings(const dump& d, profile as, const kernel_facts& facts) {
+    const bool low_operands = as == profile::tensor_core;
+    if ((low_operands || as == profile::tf32) && !facts.chunk) {
+      decayed = d.in.in.g.present() && d.in.in.g.rank() == 3;
+    }
+    // A power of two changes no digit, and scales beyond these are no kernel's
+    // to multiply into 16 bits.
+    int exponent = 0;
+    const double scale = scale_of(d);
+    scaled = low_operands && !facts.chunk && scale >= 0x1p-8 && scale <= 1 &&
+             std::frexp(scale, &exponent) != 0.5;
+    stored = low_operands && has_activations(d);
+  }
+  bool any() const { return decayed || scaled || stored; }
+};
+
 /// As many draws as a small dump needs, fewer for a large one, whose tensors
 /// have many errors each.
 /// @param[in] cost  of a draw, relative to a plain way.
@@ -67,6 +91,54 @@ dump with_finite_decays(dump d) {
   return d;
 }
 
+/// The L2 norm in arithmetic of the format, operation by operation, and its way
+/// back as automatic differentiation makes it, from a stored gradient.
+class low_norm {
+ public:
+  low_norm(format f, const activations& act) : f_(f), act_(act) {}
+
+  tensor<float> forward(tensor<float> x) const {
+    const auto n = static_cast<std::size_t>(x.dim(-1));
+    for (std::size_t i = 0; i < x.data.size(); i += n) {
+      const float r = inverse_of(&x.data[i], n);
+      for (std::size_t j = i; j < i + n; ++j) x.data[j] = low(x.data[j] * r);
+    }
+    return x;
+  }
+
+  tensor<float> back(const tensor<float>& x, tensor<float> dy) const {
+    const auto n = static_cast<std::size_t>(x.dim(-1));
+    for (std::size_t i = 0; i < x.data.size(); i += n) {
+      const float r = inverse_of(&x.data[i], n);
+      const bool constant =
+          detail::l2_denominator_of(act_, &x.data[i], n).constant;
+      float dot = 0;
+      for (std::size_t j = i; j < i + n; ++j) {
+        dy.data[j] = low(dy.data[j]);
+        dot += low(dy.data[j] * x.data[j]);
+      }
+      const float square = constant ? 0 : low(low(dot) * -0.5f * r * r * r);
+      for (std::size_t j = i; j < i + n; ++j) {
+        dy.data[j] = low(dy.data[j] * r) + low(2 * x.data[j] * square);
+      }
+    }
+    return dy;
+  }
+
+ private:
+  float low(float x) const {
+    return static_cast<float>(rounded(f_, static_cast<double>(x)));
+  }
+  /// The rounded root of the rounded sum of rounded squares.
+  float inverse_of(const float* x, std::size_t n) const {
+    const float norm = detail::l2_denominator_of(act_, x, n).norm;
+    return low(1 / std::sqrt(low(norm * norm)));
+  }
+
+  format f_;
+  const activations& act_;
+};
+
 /// Forward alone where there are no cotangents.
 template <class T, class Solver>
 gradient_result<T> solve(const problem<T>& p, const outputs<T>& cotangents,
@@ -91,22 +163,34 @@ gradient_result<double> solve_plain(const dump& d, const way& w,
                                     const Solver& solver,
                                     const run_options& run) {
   const auto in = [](double x) { return static_cast<float>(x); };
-  const problem<float> p = convert_problem<float>(d.in, in);
+  problem<float> p = convert_problem<float>(d.in, in);
+  const problem<float> given = w.stored ? p : problem<float>();
   const outputs<float> cotangents = convert_outputs<float>(d.cotangents, in);
-  if (!w.stored) return widened(solve(p, cotangents, solver, run));
+  if (w.stored) p = with_stored_activations(std::move(p), w.rounding.operand);
+  const auto scale = static_cast<float>(scale_of(d));
+  if (w.scaled) {
+    for (float& x : p.in.q.data) x *= scale;
+    round_tensor(w.rounding.operand, p.in.q);
+    p.scale = 1;
+  }
+  gradient_result<float> r = solve(p, cotangents, solver, run);
+  if (!d.has_cotangents()) return widened(r);
+  if (w.scaled) {
+    round_tensor(w.rounding.operand, r.gradients.q);
+    for (float& x : r.gradients.q.data) x *= scale;
+  }
   // The gates' parameters take no part in what is stored.
-  gradient_result<float> r = solve(
-      with_stored_activations(p, w.rounding.operand), cotangents, solver, run);
-  if (d.has_cotangents()) {
-    const activations& act = p.act;
-    if (act.l2norm) {
-      r.gradients.q = l2_normalise_back(p.in.q, std::move(r.gradients.q), act);
-      r.gradients.k = l2_normalise_back(p.in.k, std::move(r.gradients.k), act);
-    }
+  if (w.stored) {
+    const activations& act = given.act;
     tensors<float>& to = r.gradients;
-    to.beta = activate_back(act.beta, p.in.beta, std::move(to.beta));
-    to.b = activate_back(act.b, p.in.b, std::move(to.b));
-    to.w = activate_back(act.w, p.in.w, std::move(to.w));
+    if (act.l2norm) {
+      const low_norm norm(w.rounding.operand, act);
+      to.q = norm.back(given.in.q, std::move(to.q));
+      to.k = norm.back(given.in.k, std::move(to.k));
+    }
+    to.beta = activate_back(act.beta, given.in.beta, std::move(to.beta));
+    to.b = activate_back(act.b, given.in.b, std::move(to.b));
+    to.w = activate_back(act.w, given.in.w, std::move(to.w));
   }
   return widened(r);
 }
@@ -133,8 +217,7 @@ problem<float> with_stored_activations(problem<float> p, format f) {
   activations& act = p.act;
   if (act.l2norm) {
     for (tensor<float>* x : {&p.in.q, &p.in.k}) {
-      *x = l2_normalise(std::move(*x), act);
-      round_tensor(f, *x);
+      *x = low_norm(f, act).forward(std::move(*x));
     }
     act.l2norm = false;
   }
@@ -180,9 +263,11 @@ std::vector<way> ways_of(const dump& d, const kernel_facts& facts) {
     if (as == profile::tf32) {
       for (const index_t c : chunks) add({as, c, {operand, true, 0}});
     }
-    if (as == profile::tensor_core && has_activations(d)) {
+    if (const more_roundings more(d, as, facts); more.any()) {
       for (const index_t c : chunks) {
-        add({as, c, {operand, false, 0}, false, true});
+        way w{as, c, {operand, false, 0, more.decayed}};
+        w.stored = more.stored, w.scaled = more.scaled;
+        add(w);
       }
     }
     const bool needed = std::any_of(
@@ -234,7 +319,9 @@ std::string words_of(const way& w) {
   } else {
     s += " in fp32";
   }
-  if (w.stored) s += ", activations stored";
+  if (w.rounding.decayed) s += " after the decay";
+  if (w.scaled) s += w.rounding.decayed ? " and scale" : " after the scale";
+  if (w.stored) s += ", activations too";
   if (w.draw != 0) {
     if (w.exp == exponential::exp2) s += ", exp2(x log2 e)";
     if (w.exp == exponential::approximate) s += ", ex2.approx";
@@ -245,7 +332,6 @@ std::string words_of(const way& w) {
 
 std::vector<std::string> freedoms_of(const dump& d, const kernel_facts& facts) {
   const profile as = facts.as.value_or(implied_profile(d));
-  const format operand = operand_of(d);
   std::vector<std::string> list;
   const std::string input(safetensors::dtype_name(d.dtype));
   const std::string chunks = facts.chunk
@@ -267,6 +353,8 @@ std::vector<std::string> freedoms_of(const dump& d, const kernel_facts& facts) {
               "all arithmetic in fp32, sums in any order"};
       break;
   }
+  const more_roundings more(d, as, facts);
+  if (more.decayed) list.push_back("operands rounded before a decay or after");
   if (as == profile::fp32 || as == profile::ieee_recurrent) {
     list.push_back(
         !facts.exp ? "exp correctly rounded, as exp2(x log2 e) or "
@@ -275,14 +363,12 @@ std::vector<std::string> freedoms_of(const dump& d, const kernel_facts& facts) {
         : *facts.exp == exponential::exp2    ? "exp as exp2(x log2 e)"
                                              : "exp by a GPU's ex2.approx");
   }
-  if (as == profile::tensor_core && low(operand)) {
-    if (has_activations(d)) {
-      list.push_back("normalised q and k and gates stored in " + input +
-                     " or not");
-    }
-    if (!facts.chunk) {
-      list.push_back("final state stored in " + input + " or not");
-    }
+  if (more.scaled) list.push_back("q rounded before its scale or after");
+  if (more.stored) {
+    list.push_back("normalised q and k and gates made in " + input + " or not");
+  }
+  if (as == profile::tensor_core && !facts.chunk) {
+    list.push_back("final state stored in " + input + " or not");
   }
   return list;
 }

@@ -33,7 +33,8 @@ struct way {
   index_t chunk = 0;          ///< 0: token by token
   operand_rounding rounding;  ///< of tensor-core and tf32
   bool columns = false;       ///< one triangular solve for each value column
-  bool stored = false;        ///< activations pass through the input format
+  bool stored = false;        ///< activations are made in the input format
+  bool scaled = false;        ///< q is scaled and rounded before it is used
   bool stored_state = false;  ///< the final state may pass through it as well
   bool few_only = false;      ///< a draw that speaks of few numbers alone
   std::uint32_t draw = 0;     ///< not 0: fp32 errors drawn by this seed
@@ -58,7 +59,7 @@ std::vector<std::string> freedoms_of(const dump& d, const kernel_facts& facts);
 /// has no WY form is implied to run token by token: ieee-recurrent.
 profile implied_profile(const dump& d);
 
-/// The problem whose normalised q and k and whose gates have been stored in
+/// The problem whose normalised q and k and whose gates have been made in
 /// format `f`.
 problem<float> with_stored_activations(problem<float> p, format f);
 

@@ -152,7 +152,8 @@ void write_table(std::ostream& out, const verification& v, bool colour) {
   if (v.read == readout::before) out << ", read-out before the update";
   out << "\n  exact: double-double; unit: the largest error of " << v.ways
       << " sound ways\n  profile " << name(v.as) << ", which grants\n"
-      << joined_lines(v.freedoms, "    ") << "  nearest: " << v.nearest << '\n';
+      << joined_lines(v.freedoms, "    ")
+      << "  nearest: " << wrapped(v.nearest, 80, 11) << '\n';
   for (const std::string& note : v.notes) {
     out << "  note: " << wrapped(note, 80, 8) << '\n';
   }

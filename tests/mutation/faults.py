@@ -16,12 +16,16 @@ PROGRAM = ["program_compare", "program_dump", "program_locate",
 # Of the ensemble's tests those that are quick.
 WAYS = ["program_variants",
         "program_ensemble what the dtypes imply",
+        "program_ensemble facts narrow the ways, and contradictions are "
+        "refused",
+        "program_ensemble a q that is scaled first has the gradient of the one "
+        "that is not",
         "program_ensemble an exact gradient beyond a double is an error, not "
         "infinite",
         "program_ensemble the exact result in double is that of doubles",
         "program_ensemble the replay's roundings are those of its table",
         "program_ensemble a replay has chunks of 64 unless told otherwise",
-        "program_faults", "program_commands"]
+        "program_faults", "program_commands", "program_ports sound ports pass"]
 FORMAT = ["format_precision", "format_safetensors", "program_dump",
           "program_commands"]
 SCALAR = ["scalar_tests", "core_tests"]
@@ -433,11 +437,11 @@ of("include/carve/replay.hpp", CORE + WAYS,
     "scores are cut under a decay per head"),
    ("case rounding_point::inverse: return @[treatment::cut_tf32]@;",
     "treatment::operand", "the inverse's factors are rounded to operands"),
-   ("case rounding_point::qg_back: return @[per_channel ? treatment::none : "
-    "treatment::cut_tf32]@;", "treatment::operand",
+   ("case rounding_point::qg_back: return per_channel ? treatment::none : "
+    "@[decayed]@ ? treatment::operand : treatment::cut_tf32;", "true",
     "q e^G is rounded where it updates dS"),
-   ("case rounding_point::kg: return @[per_channel ? treatment::operand : "
-    "treatment::none]@;", "treatment::operand",
+   ("case rounding_point::kg: return @[per_channel || decayed]@ ? "
+    "treatment::operand : treatment::none;", "true",
     "q e^G and k e^G are rounded under a decay per head"),
    ("case rounding_point::dk_part: return @[per_channel ? treatment::none : "
     "treatment::operand]@;", "treatment::none",
@@ -504,8 +508,14 @@ of("reference/program/verify.cpp", PROGRAM + WAYS,
 of("reference/program/ensemble.cpp", WAYS,
    ("if (@[erase == axis::value || erase == axis::mask]@) {",
     "erase == axis::value", "full_erase is judged as a chunked kernel"),
-   ("*x = l2_normalise(std::move(*x), act); @[round_tensor(f, *x);]@", ";",
-    "normalised q and k are not stored"),
+   ("*x = @[low_norm(f, act).forward(std::move(*x))]@;",
+    "l2_normalise(std::move(*x), act)", "normalised q and k are not stored"),
+   ("dy.data[j] = @[low(dy.data[j] * r)]@ + low(", "dy.data[j] * r",
+    "the way back through a norm in 16 bits is not rounded"),
+   ("decayed = @[d.in.in.g.present() && d.in.in.g.rank() == 3]@;", "false",
+    "operands are not rounded after a decay"),
+   ("w.stored = more.stored, w.scaled = @[more.scaled]@;", "false",
+    "q is not rounded after its scale"),
    ("e = std::max(e, least);", ";",
     "decays so strong that their logs have no difference"),
    ("if (small) u.unit.rms = root_mean_square(each);", ";",

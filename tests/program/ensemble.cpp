@@ -210,6 +210,23 @@ TEST_CASE("facts narrow the ways, and contradictions are refused") {
     REQUIRE_FALSE(w.stored_state);
   }
   REQUIRE(ways({}).front().chunk == 64);
+  // Roundings that only other kernels make are not granted to one that is
+  // known, and not where they change nothing.
+  const auto any = [](const std::vector<way>& all, const auto& is) {
+    return std::any_of(all.begin(), all.end(), is);
+  };
+  const auto decayed = [](const way& w) { return w.rounding.decayed; };
+  const auto scaled = [](const way& w) { return w.scaled; };
+  REQUIRE(any(ways({}), decayed));
+  REQUIRE_FALSE(any(ways({}), scaled));  // by an eighth
+  REQUIRE_FALSE(any(narrow, decayed));
+  dump other = d;
+  other.in.scale = 0.3;
+  REQUIRE(any(ways_of(other, {}), scaled));
+  REQUIRE_FALSE(any(ways_of(other, {profile::tensor_core, 32, {}}), scaled));
+  other.in.scale = 3e-3;
+  REQUIRE_FALSE(any(ways_of(other, {}), scaled));
+  REQUIRE_FALSE(any(ways_of(fixtures::read("kda_bf16"), {}), decayed));
   for (const way& w : ways({profile::fp32, {}, exponential::exp2})) {
     REQUIRE((w.draw == 0 || w.exp == exponential::exp2));
   }
@@ -219,6 +236,27 @@ TEST_CASE("facts narrow the ways, and contradictions are refused") {
   REQUIRE(fixtures::message([&] {
             ways({profile::tensor_core, {}, exponential::exp2});
           }).starts_with("exp: its error drowns"));
+}
+
+TEST_CASE("a q that is scaled first has the gradient of the one that is not") {
+  dump d = fixtures::read("gdn_bf16");
+  d.in.scale = 0.3;
+  way plain{profile::tensor_core, 64, {format::bf16}}, scaled = plain;
+  scaled.scaled = true;
+  const auto x = compute(d, plain), y = compute(d, scaled);
+  const auto near = [&](const std::vector<double>& a,
+                        const std::vector<double>& b) {
+    double apart = 0, size = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      apart += std::pow(a[i] - b[i], 2), size += a[i] * a[i];
+    }
+    // By the roundings of bf16, and by these.
+    CHECK(apart > 0);
+    CHECK(std::sqrt(apart / size) < 0x1p-6);
+  };
+  near(x.out.o.data, y.out.o.data);
+  near(x.gradients.q.data, y.gradients.q.data);
+  near(x.gradients.initial_state.data, y.gradients.initial_state.data);
 }
 
 TEST_CASE("what the dtypes imply") {

@@ -54,10 +54,11 @@ TEST_CASE("each rounding point is treated as the table of the manual says") {
   using enum carve::rounding_point;
   // Three values: as it was, as a number of bf16, as one cut to tf32.
   constexpr float whole = 0x1.01fffep0f, operand = 0x1.02p0f, cut = 0x1.01cp0f;
-  const auto treated = [](carve::rounding_point at, bool per_channel) {
+  const auto treated = [](carve::rounding_point at, bool per_channel,
+                          bool decayed = false) {
     carve::matrix<float> m(1, 1);
     m(0, 0) = whole;
-    operand_policy(format::bf16).round(at, per_channel, m);
+    operand_policy({format::bf16, false, 0, decayed}).round(at, per_channel, m);
     return m(0, 0);
   };
   for (const auto at :
@@ -80,6 +81,13 @@ TEST_CASE("each rounding point is treated as the table of the manual says") {
   REQUIRE(treated(inverse, false) == cut);
   REQUIRE(treated(qg_back, true) == whole);
   REQUIRE(treated(qg_back, false) == cut);
+  // A decay per head that multiplies operands; one per channel does already.
+  for (const auto at : {qg, kg, qg_back, U_tail, dscore, dk_part}) {
+    CAPTURE(static_cast<int>(at));
+    REQUIRE(treated(at, false, true) == operand);
+    REQUIRE(treated(at, true, true) == treated(at, true));
+  }
+  REQUIRE(treated(inverse, false, true) == cut);
 }
 
 TEST_CASE("partial sums are numbers of the operand format") {
