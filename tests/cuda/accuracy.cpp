@@ -268,6 +268,42 @@ TEST_CASE("the fastest kernels on many sequences", "[accuracy][fast]") {
   cases.judge_all();
 }
 
+// One decay a head, as many sequences and heads as fill the device: a backward
+// of its own.
+TEST_CASE("the fastest backward of a full grid", "[accuracy][fast]") {
+  accuracy_cases cases;
+  std::uint64_t seed = 1100;
+  const auto check = [&](sizes s, draw d, double rate = 0) {
+    s.K = s.V = 128;
+    s.start_state = seed % 3 != 0;
+    s.rate = rate;
+    s.seed = seed++;
+    cases.check(s, d, path::best, 5e-3, 1e-2);
+  };
+  for (const family f : {family::delta, family::gdn})
+    for (const format input : {format::bf16, format::fp16}) {
+      sizes s;
+      s.fam = f;
+      s.input = input;
+      s.B = 33;
+      s.T = 140;
+      s.H = s.HV = 2;
+      for (const draw d : draws) check(s, d);
+      if (f == family::gdn)
+        for (const double rate : {-1.0, -3.0, -20.0})
+          check(s, draw::steady, rate);
+      // Lengths of 0 to 260, in no order.
+      s.B = 1;
+      s.cu = {0};
+      for (int n = 0; n < 66; ++n)
+        s.cu.push_back(s.cu.back() + (n % 5 == 3 ? 0 : n * 37 % 131 * 2));
+      s.T = static_cast<int>(s.cu.back());
+      s.H = s.HV = 1;
+      check(s, draw::hard);
+    }
+  cases.judge_all();
+}
+
 TEST_CASE("the fastest content gate at any rank and window",
           "[accuracy][fast]") {
   accuracy_cases cases;
