@@ -339,7 +339,8 @@ void row(family fam, direction way, const shape& s, route how, int repeat,
   std::fflush(stdout);
 }
 
-/// Bytes of workspace of every way to compute, by token and value head.
+/// Bytes of workspace of every way to compute, by token and value head.  (Of
+/// those that also ask whether a problem fills the device, whatever it is.)
 void print_workspace(const std::vector<shape>& shapes) {
   struct way {
     const char* name;
@@ -356,6 +357,8 @@ void print_workspace(const std::vector<shape>& shapes) {
        forward_columnwise_workspace},
       {"forward_general", all, forward_general_workspace},
       {"forward_steps", no_content, forward_steps_workspace},
+      {"backward_full_grid", backward_full_grid_shapes,
+       backward_full_grid_workspace},
       {"backward_hopper", backward_hopper_supports, backward_hopper_workspace},
       {"backward_general", all, backward_general_workspace},
       {"backward_steps", no_content, backward_steps_workspace}};
@@ -370,6 +373,10 @@ void print_workspace(const std::vector<shape>& shapes) {
       if (!w.supports(sized(f, shapes[0]))) continue;
       std::printf("| %s | %s |", w.name, info(f).name.data());
       for (const shape& s : shapes) {
+        if (!w.supports(sized(f, s))) {
+          std::printf(" |");
+          continue;
+        }
         std::size_t bytes = 0;
         w.bytes(sized(f, s), &bytes);
         std::printf(" %.0f |",

@@ -203,6 +203,8 @@ constexpr way<outputs> ways_forward[] = {
     {"forward_steps", 0, true, any, forward_steps_workspace, forward_steps},
 };
 constexpr way<gradients> ways_backward[] = {
+    {"backward_full_grid", 9, false, delta_steps<backward_full_grid_supports>,
+     backward_full_grid_workspace, backward_full_grid},
     {"backward_hopper", 9, false, delta_steps<backward_hopper_supports>,
      backward_hopper_workspace, backward_hopper},
     {"backward_general", 0, true, delta_steps<any>, backward_general_workspace,

@@ -15,11 +15,20 @@ status forward_hopper_workspace(const problem&, std::size_t* bytes);
 status forward_hopper(const problem&, const outputs&, void* workspace,
                       std::size_t bytes, CUstream_st* stream);
 
-// Chunked backward on Hopper's tensor cores (backward_hopper.cu).
+// Chunked backward on Hopper's tensor cores (backward/backward.cu).
 bool backward_hopper_supports(const problem&);
 status backward_hopper_workspace(const problem&, std::size_t* bytes);
 status backward_hopper(const problem&, const gradients&, void* workspace,
                        std::size_t bytes, CUstream_st* stream);
+
+// The same of one decay a head where sequences and heads fill the device
+// (backward/full_grid.cu): whether it can take such a problem, and whether this
+// one fills this device as well.
+bool backward_full_grid_shapes(const problem&);
+bool backward_full_grid_supports(const problem&);
+status backward_full_grid_workspace(const problem&, std::size_t* bytes);
+status backward_full_grid(const problem&, const gradients&, void* workspace,
+                          std::size_t bytes, CUstream_st* stream);
 
 // Token by token, delta steps of every shape (plain/forward.cu,
 // plain/backward.cu).

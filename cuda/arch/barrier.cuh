@@ -106,6 +106,12 @@ enum : int {
   solved = 13,
   // Backward: the two warps of a slice of 16 channels, of four.
   slice = 1,
+  // Backward of a full grid: the warpgroup that makes what needs no cotangent
+  // of the state, the one that makes the rest, and, at the start, the former
+  // and those that walk.
+  queries = 1,
+  keys = 4,
+  peaks = 5,
 };
 }  // namespace named
 

@@ -98,25 +98,40 @@ __device__ __forceinline__ void product(float (&d)[N], const std::uint32_t* a,
     CARVE_PRODUCT_128("bf16");
 }
 
-#define CARVE_PRODUCT_SHARED(type)                                       \
+#define CARVE_PRODUCT_SHARED_64(type)                                    \
   asm volatile(                                                          \
       "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"                       \
       "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type        \
-      " {" CARVE_REGISTERS_32 "}, %32, %33, p, 1, 1, 0, 0;\n}\n"         \
+      " {" CARVE_REGISTERS_32 "}, %32, %33, p, 1, 1, %35, %36;\n}\n"     \
       : CARVE_D8(d, 0), CARVE_D8(d, 8), CARVE_D8(d, 16), CARVE_D8(d, 24) \
-      : "l"(a), "l"(b), "r"(add))
+      : "l"(a), "l"(b), "r"(add), "n"(AcrossA), "n"(AcrossB))
+#define CARVE_PRODUCT_SHARED_128(type)                                     \
+  asm volatile(                                                            \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"                         \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type         \
+      " {" CARVE_REGISTERS_64 "}, %64, %65, p, 1, 1, %67, %68;\n}\n"       \
+      : CARVE_D8(d, 0), CARVE_D8(d, 8), CARVE_D8(d, 16), CARVE_D8(d, 24),  \
+        CARVE_D8(d, 32), CARVE_D8(d, 40), CARVE_D8(d, 48), CARVE_D8(d, 56) \
+      : "l"(a), "l"(b), "r"(add), "n"(AcrossA), "n"(AcrossB))
 
-/// d = a b^T + (add ? d : 0), 64 x 64, of two tiles: the contiguous axis of
-/// both is the one summed over.
-template <class T>
-__device__ __forceinline__ void product(float (&d)[32], std::uint64_t a,
+/// d = a b + (add ? d : 0), 64 x 64 or 128, of two tiles: the contiguous axis
+/// of either is the one summed over (or, `Across`, the other one).
+template <class T, bool AcrossA = false, bool AcrossB = false, int N>
+__device__ __forceinline__ void product(float (&d)[N], std::uint64_t a,
                                         std::uint64_t b, int add) {
-  if constexpr (std::is_same_v<T, __half>)
-    CARVE_PRODUCT_SHARED("f16");
+  static_assert(N == 32 || N == 64);
+  constexpr bool half = std::is_same_v<T, __half>;
+  if constexpr (half && N == 32)
+    CARVE_PRODUCT_SHARED_64("f16");
+  else if constexpr (half)
+    CARVE_PRODUCT_SHARED_128("f16");
+  else if constexpr (N == 32)
+    CARVE_PRODUCT_SHARED_64("bf16");
   else
-    CARVE_PRODUCT_SHARED("bf16");
+    CARVE_PRODUCT_SHARED_128("bf16");
 }
-#undef CARVE_PRODUCT_SHARED
+#undef CARVE_PRODUCT_SHARED_64
+#undef CARVE_PRODUCT_SHARED_128
 #undef CARVE_REGISTERS_32
 #undef CARVE_REGISTERS_64
 #undef CARVE_D8
@@ -150,16 +165,31 @@ __device__ __forceinline__ void product_with_tiles(float (&d)[32],
         tile_descriptor(right, (j >> 2) * tile::bytes + (j & 3) * 32),
         add || j > 0);
 }
-/// d += a b over 64 rows of b, N / 32 tiles side by side.
+/// d = a b + (add ? d : 0) over 64 rows of b, N / 32 tiles side by side.
 template <class T, int N>
 __device__ __forceinline__ void add_product_across(float (&d)[N],
                                                    const std::uint32_t* a,
-                                                   std::uint32_t b) {
+                                                   std::uint32_t b,
+                                                   bool add = true) {
   const std::uint32_t right = tile_start(b, tile::bytes);
 #pragma unroll
   for (int j = 0; j < 4; ++j)
     product<T, true>(d, a + 4 * j,
-                     tile_descriptor(right, j * 16 * tile::row_bytes), 1);
+                     tile_descriptor(right, j * 16 * tile::row_bytes),
+                     add || j > 0);
+}
+/// d = a b + (add ? d : 0) over 64 rows of b, N / 32 tiles side by side: a from
+/// a tile, or, `Across`, its transpose.
+template <class T, bool Across = false, int N>
+__device__ __forceinline__ void product_of_rows(float (&d)[N], std::uint32_t a,
+                                                std::uint32_t b, bool add) {
+  const std::uint32_t left = tile_start(a);
+  const std::uint32_t right = tile_start(b, tile::bytes);
+#pragma unroll
+  for (int j = 0; j < 4; ++j)
+    product<T, Across, true>(
+        d, tile_descriptor(left, j * (Across ? 16 * tile::row_bytes : 32)),
+        tile_descriptor(right, j * 16 * tile::row_bytes), add || j > 0);
 }
 
 }  // namespace carve::cuda::arch

@@ -23,6 +23,13 @@ constexpr int largest_rank = 128;
 /// logits and of the outputs of the window before.
 enum class axis { none, head, channel, content };
 
+/// What a walk is for: the outputs, or what the backward needs of each chunk.
+/// For the latter nothing reads the state with queries, operands are fp16, and
+/// the write gates stand with the tail keys and with the columns of L, so that
+/// the solve gives what a token writes before its gate:
+///   x = T' (v - (k*e^G) S),  T' = (I + stril(e^(G_t - G_s) k k^T) diag(b))^-1.
+enum class purpose { outputs, states };
+
 /// A member that only some kernels have; [[no_unique_address]] makes it free.
 template <class T>
 struct nothing {};
@@ -34,14 +41,15 @@ using when = std::conditional_t<There, T, nothing<T>>;
 /// Its tiles, each a row a token.  With a content gate the erase keys lack the
 /// gate, there is no T yet, and the keys to couple them with are part of the
 /// chunk.
-template <int K, axis Erase>
+template <int K, axis Erase, purpose For = purpose::outputs>
 struct chunk_tiles {
   static constexpr bool content = Erase == axis::content;
+  static constexpr bool outputs = For == purpose::outputs;
   tile erase_keys[K / 64];                                     // b*k*2^y
   [[no_unique_address]] when<content, tile[K / 64]> own_keys;  // k*2^-y
-  tile queries[K / 64];                                        // q*2^y
+  [[no_unique_address]] when<outputs, tile[K / 64]> queries;   // q*2^y
   tile tail_keys[K / 64];                                      // k*e^{G_C-G}
-  tile products;                                               // P
+  [[no_unique_address]] when<outputs, tile> products;          // P
   tile inverse;                                                // T
 };
 

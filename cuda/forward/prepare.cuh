@@ -32,11 +32,15 @@ namespace carve::cuda::forward_chunks {
 
 /// One thread's part in preparing the chunks of one head, in order, or of
 /// `Every` one.
-template <class In, int K, axis Decay, axis Erase, int Every = 1>
+template <class In, int K, axis Decay, axis Erase, int Every = 1,
+          purpose For = purpose::outputs>
 struct preparation {
   static constexpr bool content = Erase == axis::content;
   static constexpr bool channels = Decay == axis::channel;
-  using tiles = chunk_tiles<K, Erase>;
+  static constexpr bool states = For == purpose::states;
+  static_assert(!states || (!channels && Erase == axis::head));
+  using operand = std::conditional_t<states, __half, In>;  // of the walk
+  using tiles = chunk_tiles<K, Erase, For>;
   using numbers_of = chunk_numbers<Erase>;
   using memory = preparing_memory<K, Decay, content>;
 
@@ -126,7 +130,7 @@ struct preparation {
       }
       from += Every * chunk * 2 * x.token;
     };
-    rows(q, p.q, block[&tiles::queries]);
+    if constexpr (!states) rows(q, p.q, block[&tiles::queries]);
     rows(k, p.k, keys(block));
     if constexpr (Erase == axis::channel)
       rows(b, p.b, block[&tiles::erase_keys]);
@@ -324,12 +328,12 @@ struct preparation {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const float2 v = unpack<In>(kw[e]);
-        r[e] = pack<In>(v.x * erase, v.y * erase);
+        r[e] = pack<operand>(v.x * erase, v.y * erase);
         t[e] = pack<__half>(v.x * down, v.y * down);
       }
       write16(moved[&tiles::erase_keys], make_uint4(r[0], r[1], r[2], r[3]));
       write16(moved[&tiles::tail_keys], make_uint4(t[0], t[1], t[2], t[3]));
-      if constexpr (Decay != axis::none) {
+      if constexpr (Decay != axis::none && !states) {
         const uint4 qx = read16(moved[&tiles::queries]);
         const std::uint32_t qw[4] = {qx.x, qx.y, qx.z, qx.w};
 #pragma unroll
@@ -504,9 +508,12 @@ struct preparation {
                              exp2_fast(before + prefix[1])};
         two(0, prefix[0], prefix[1]);
         two(1, up[0], up[1]);
-        two(2, up[0] * one.gate(0), up[1] * one.gate(1));
-        two(3, exp2_fast((mine - prefix[0]) + after),
-            exp2_fast((mine - prefix[1]) + after));
+        const auto gate = [&](bool there, int j) {
+          return there ? one.gate(j) : 1.f;
+        };
+        two(2, up[0] * gate(!states, 0), up[1] * gate(!states, 1));
+        two(3, exp2_fast((mine - prefix[0]) + after) * gate(states, 0),
+            exp2_fast((mine - prefix[1]) + after) * gate(states, 1));
       }
       const float all =
           exp2_fast((total[0] + total[1]) + (total[2] + total[3]));
@@ -518,9 +525,10 @@ struct preparation {
         product_of_tiles<In, K>(l, block[&tiles::erase_keys],
                                 block[&tiles::erase_keys]);
       };
-      if constexpr (Every == 1) lower();
-      product_of_tiles<In, K>(m, block[&tiles::queries],
-                              block[&tiles::erase_keys]);
+      if constexpr (Every == 1 || states) lower();
+      if constexpr (!states)
+        product_of_tiles<In, K>(m, block[&tiles::queries],
+                                block[&tiles::erase_keys]);
       product_commit();
       // Log from the end of block b to the start of the own.
       if (warp == 3) between[1] = total[2];
@@ -539,6 +547,12 @@ struct preparation {
         for (int j = 0; j < 8; ++j) {
           const int b = j / 2;
           if (b > warp) continue;
+          if constexpr (states) {
+            const float2 x =
+                load<float2>(numbers[&numbers_of::write], 8 * j + 2 * c);
+#pragma unroll
+            for (int e = 0; e < 4; ++e) l[4 * j + e] *= e & 1 ? x.y : x.x;
+          }
           if constexpr (Decay == axis::head) {
             const float2 column = load<float2>(factors, 8 * j + 2 * c);
 #pragma unroll
@@ -549,17 +563,20 @@ struct preparation {
                             : row_log[e >> 1] + (between[b] + (total[b] - s));
               const float f = exp2_fast(fminf(log, 0.f));
               if (of_m) m[4 * j + e] *= f;
-              if (of_l) l[4 * j + e] *= f * gate[e >> 1];
+              if (of_l) l[4 * j + e] *= states ? f : f * gate[e >> 1];
             }
-          } else {
+          } else if constexpr (!states) {
 #pragma unroll
             for (int e = 0; e < 4; ++e)
               if (of_l) l[4 * j + e] *= gate[e >> 1];
           }
         }
       };
-      pin(m);
-      if constexpr (Every == 1) {
+      if constexpr (!states) pin(m);
+      if constexpr (states) {
+        pin(l);
+        decay(false, true);
+      } else if constexpr (Every == 1) {
         pin(l);
         decay(true, true);
       } else {
@@ -573,7 +590,7 @@ struct preparation {
         decay(false, true);
       }
     }
-    if constexpr (Every == 1) store_products(block, m);
+    if constexpr (Every == 1 && !states) store_products(block, m);
     if constexpr (content) {
       sync_group<group>(barrier);
       sum_rows(block, numbers);

@@ -9,14 +9,15 @@
 namespace carve::cuda::forward_chunks {
 
 /// Prepares every chunk from `turn` on that is its turn, beside the walkers.
-template <class In, int K, axis Decay, axis Erase, class Memory>
+template <class In, int K, axis Decay, axis Erase,
+          purpose For = purpose::outputs, class Memory>
 __device__ __forceinline__ void prepare_beside(const problem& p,
                                                const sequence_span& span,
                                                int head, shared<Memory> m,
                                                int turn, int thread) {
   const int length = static_cast<int>(span.length);
   constexpr int every = Memory::preparing, stages = Memory::stages;
-  preparation<In, K, Decay, Erase, every> prepare;
+  preparation<In, K, Decay, Erase, every, For> prepare;
   prepare.start(p, span, head, turn * chunk, m[&Memory::own][turn],
                 turn == 0 ? named::prepare : named::prepare_second, thread);
   auto next = prepare.fetch_scalars(p, turn * chunk);

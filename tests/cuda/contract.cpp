@@ -123,6 +123,63 @@ TEST_CASE("the same bits alone and among many", "[contract][fast]") {
     }
 }
 
+// Sequences and heads that fill the device have a backward of their own, so one
+// alone may have other bits; in whatever company on a full grid it has the
+// same.
+TEST_CASE("the same bits in any company on a full grid", "[contract][fast]") {
+  int multiprocessors = 0, major = 0;
+  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
+  for (const family f : {family::delta, family::gdn}) {
+    INFO(name_of(f));
+    sizes s;
+    s.fam = f;
+    s.K = s.V = 128;
+    s.B = (multiprocessors + 1) / 2;
+    s.T = 130;
+    s.H = s.HV = 2;
+    s.seed = 13;
+    const inputs in = make(s, draw::hard);
+    problem p = in.shape;
+    alignas(16) static float memory[4];
+    for (tensor* t : {&p.q, &p.k, &p.v, &p.g, &p.beta}) t->data = memory;
+    CHECK(std::string(kernel_name(p, true)) ==
+          (major == 9 ? "backward_full_grid" : "backward_general"));
+    p.B = p.N = 1;
+    CHECK(std::string(kernel_name(p, true)) ==
+          (major == 9 ? "backward_hopper" : "backward_general"));
+
+    // The sequences in reverse, then packed in reverse.
+    const int N = in.shape.N;
+    inputs turned = in;
+    const std::size_t state = std::size_t(s.HV) * s.K * s.V;
+    const auto turn = [&](const values& x, std::size_t size) {
+      values y;
+      for (int n = N - 1; n >= 0 && !x.empty(); --n)
+        y.insert(y.end(), x.begin() + n * size, x.begin() + (n + 1) * size);
+      return y;
+    };
+    for (values inputs::*x : {&inputs::q, &inputs::k, &inputs::v, &inputs::g,
+                              &inputs::beta, &inputs::d_o})
+      turned.*x = turn(in.*x, (in.*x).size() / N);
+    turned.initial_state = turn(in.initial_state, state);
+    turned.d_final_state = turn(in.d_final_state, state);
+    inputs packed = turned;
+    for (int n = 0; n <= N; ++n) packed.cu.push_back(std::int64_t(n) * s.T);
+    packed.shape.B = 1;
+    packed.shape.T = N * s.T;
+
+    const results first = run(in, path::best), second = run(in, path::best);
+    const results back = run(turned, path::best),
+                  flat = run(packed, path::best);
+    for (const named_values& x : paired(first, second))
+      require_same_bits(x.name, *x.got, *x.expected);
+    for (const results* other : {&back, &flat})
+      for (const named_values& x : paired(first, *other))
+        require_same_bits(x.name, turn(*x.got, x.got->size() / N), *x.expected);
+  }
+}
+
 // One sequence, many, and packed ones: three kernels.
 TEST_CASE(
     "the means that the forward keeps are those of its outputs, and the "
