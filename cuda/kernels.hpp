@@ -15,7 +15,7 @@ status forward_hopper_workspace(const problem&, std::size_t* bytes);
 status forward_hopper(const problem&, const outputs&, void* workspace,
                       std::size_t bytes, CUstream_st* stream);
 
-// Chunked backward on Hopper's tensor cores (backward_hopper.cu).
+// Chunked backward on Hopper's tensor cores (backward/backward.cu).
 bool backward_hopper_supports(const problem&);
 status backward_hopper_workspace(const problem&, std::size_t* bytes);
 status backward_hopper(const problem&, const gradients&, void* workspace,

@@ -88,9 +88,13 @@ __device__ __forceinline__ void raise_flag(int* flag) {
   __threadfence();
   asm volatile("st.release.gpu.global.b32 [%0], 1;\n" ::"l"(flag) : "memory");
 }
+/// `Patient`: who waits long, for others who must not be disturbed, asks more
+/// rarely.
+template <bool Patient = false>
 __device__ __forceinline__ void wait_flag(const int* flag) {
-  int x;
+  int x = 0;
   do {
+    if constexpr (Patient) __nanosleep(500);
     asm volatile("ld.acquire.gpu.global.b32 %0, [%1];\n"
                  : "=r"(x)
                  : "l"(flag)

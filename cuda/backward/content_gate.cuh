@@ -2,7 +2,7 @@
 // window are moved to, and the gradients of W_down and W_up.
 #pragma once
 
-#include "backward_parts.cuh"
+#include "backward/parts.cuh"
 
 namespace carve::cuda::backward_chunks {
 

@@ -13,7 +13,7 @@
 // the sums over rows of P T.
 #pragma once
 
-#include "backward_walk.cuh"
+#include "backward/walk.cuh"
 
 namespace carve::cuda::backward_chunks {
 
@@ -91,7 +91,7 @@ __device__ __forceinline__ float sum_channel(const problem& p,
           row_of<float>(p.g, c.batch, c.first + s + 1, head)[channel] * log2_e;
       if (decay < -64.f) break;  // what is left is below every rounding
       sum += __half2float(*reinterpret_cast<const __half*>(
-                 scores + mma::tile_offset<chunk>(t, s))) *
+                 scores + arch::tile_offset<chunk>(t, s))) *
              static_cast<float>(
                  row_of<E>(p.k, c.batch, c.first + s, qk_head)[channel]) *
              power(decay);
@@ -113,10 +113,10 @@ __device__ __forceinline__ float sum_channel(const problem& p,
 /// acc (16x16) += a (16x16, fp16 or bf16) b (16x16, fp16).
 template <bool Bfloat>
 __device__ __forceinline__ void multiply_one(float* acc, uint4 a,
-                                             const quad_reg& b) {
+                                             const fragment& b) {
   float(&low)[4] = *reinterpret_cast<float(*)[4]>(acc);
   float(&high)[4] = *reinterpret_cast<float(*)[4]>(acc + 4);
-  const quad_reg x = {{a.x, a.z, a.y, a.w}};
+  const fragment x = {{a.x, a.z, a.y, a.w}};
   if constexpr (Bfloat) {
     // The right operand in two parts, so that it is not rounded again.
     using E = element<__nv_bfloat16>;
@@ -131,12 +131,12 @@ __device__ __forceinline__ void multiply_one(float* acc, uint4 a,
         const float2 near = E::unpack(z[i]);
         z[i] = E::pack(y.x - near.x, y.y - near.y);
       }
-      mma::multiply_bf16(low, x, z[0], z[1]);
-      mma::multiply_bf16(high, x, z[2], z[3]);
+      arch::multiply<__nv_bfloat16>(low, x, z[0], z[1]);
+      arch::multiply<__nv_bfloat16>(high, x, z[2], z[3]);
     }
   } else {
-    mma::multiply_fp16(low, x, b.r[0], b.r[1]);
-    mma::multiply_fp16(high, x, b.r[2], b.r[3]);
+    arch::multiply<__half>(low, x, b.r[0], b.r[1]);
+    arch::multiply<__half>(high, x, b.r[2], b.r[3]);
   }
 }
 
@@ -149,20 +149,20 @@ __device__ __forceinline__ void fill_content_stage(const arguments& a,
                                                    std::int64_t at) {
   using lay = content_layout<K, V>;
   const std::int64_t key_at = at * chunk * K, value_at = at * chunk * V;
-  hopper::barrier_expect(full, lay::loaded);
-  hopper::bulk_load(to + lay::M, a.M + key_at, lay::big, full);
-  hopper::bulk_load(to + lay::decay, a.decay + at * (K + 4), K * 4 + 16, full);
-  hopper::bulk_load(to + lay::row_sums, a.factors + at * (4 * chunk) + to_start,
-                    chunk * 4, full);
-  hopper::bulk_load(to + lay::Z, a.Z + value_at, lay::small, full);
-  hopper::bulk_load(to + lay::d_o, a.d_o + value_at, lay::small, full);
-  hopper::bulk_load(to + lay::Qt, a.Qt + key_at, lay::big, full);
-  hopper::bulk_load(to + lay::Rt, a.Rt + key_at, lay::big, full);
-  hopper::bulk_load(to + lay::U, a.U + value_at, lay::small, full);
-  hopper::bulk_prefetch(a.S + at * (K * V / 4), K * V * 2);
-  hopper::bulk_prefetch(a.keys + at * (chunk * K / 8), chunk * K * 2);
-  hopper::bulk_prefetch(a.change + at * (chunk * K / 8), chunk * K * 2);
-  hopper::bulk_prefetch(a.ends + at * 4 * K, 16 * K);
+  arch::barrier_expect(full, lay::loaded);
+  arch::bulk_load(to + lay::M, a.M + key_at, lay::big, full);
+  arch::bulk_load(to + lay::decay, a.decay + at * (K + 4), K * 4 + 16, full);
+  arch::bulk_load(to + lay::row_sums, a.factors + at * (4 * chunk) + to_start,
+                  chunk * 4, full);
+  arch::bulk_load(to + lay::Z, a.Z + value_at, lay::small, full);
+  arch::bulk_load(to + lay::d_o, a.d_o + value_at, lay::small, full);
+  arch::bulk_load(to + lay::Qt, a.Qt + key_at, lay::big, full);
+  arch::bulk_load(to + lay::Rt, a.Rt + key_at, lay::big, full);
+  arch::bulk_load(to + lay::U, a.U + value_at, lay::small, full);
+  arch::bulk_prefetch(a.S + at * (K * V / 4), K * V * 2);
+  arch::bulk_prefetch(a.keys + at * (chunk * K / 8), chunk * K * 2);
+  arch::bulk_prefetch(a.change + at * (chunk * K / 8), chunk * K * 2);
+  arch::bulk_prefetch(a.ends + at * 4 * K, 16 * K);
 }
 
 /// What one block works on.
@@ -180,7 +180,7 @@ __device__ __forceinline__ void walk_back(const arguments& a,
   const problem& p = a.p;
   const int group = lane >> 2, quad = lane & 3;
   int v = warp * 16;
-  const std::uint32_t shared = mma::shared_address(memory);
+  const std::uint32_t shared = arch::shared_address(memory);
   const float2 norm = cotangent_scale(a, job.sequence, job.head);
   const std::int64_t state_at =
       (static_cast<std::int64_t>(job.sequence) * p.HV + job.head) * K * V;
@@ -209,13 +209,13 @@ __device__ __forceinline__ void walk_back(const arguments& a,
   int stage = 0, phase = 0;
 #pragma unroll 1
   for (int i = job.count - 1; i >= 0; --i) {
-    hopper::forget(lane);
-    hopper::forget(v);
+    arch::forget(lane);
+    arch::forget(v);
     const int group = lane >> 2, quad = lane & 3;
     const std::uint32_t in_panel = lane_rows<64>(v / 16, lane).panel;
     const std::int64_t at =
         static_cast<std::int64_t>(job.begin + i) * p.HV + job.head;
-    hopper::barrier_wait(shared + lay::full + 8 * stage, phase);
+    arch::barrier_wait(shared + lay::full + 8 * stage, phase);
     const std::uint32_t from = shared + stage * lay::stage;
     const float* const decay = reinterpret_cast<const float*>(
         memory + stage * lay::stage + lay::decay);
@@ -223,13 +223,13 @@ __device__ __forceinline__ void walk_back(const arguments& a,
     // M dS; meanwhile dS is written out and decays.  Half of it at a time, for
     // want of registers.
     float u[32];
-    const std::uint32_t tile = hopper::tile_start(from + lay::M);
+    const std::uint32_t tile = arch::tile_start(from + lay::M);
     uint2* const states = a.dS + (at * V + v) * (K / 4);
     const float lift = i == 0 ? first_lift : 1.f;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       constexpr int blocks = K / 32;
-      quad_reg x[blocks];
+      fragment x[blocks];
 #pragma unroll
       for (int b = 0; b < blocks; ++b) {
         const int kb = half * blocks + b;
@@ -237,16 +237,16 @@ __device__ __forceinline__ void walk_back(const arguments& a,
         for (int n = 0; n < 4; ++n)
           x[b].r[n] = operand::pack(dS[8 * kb + 2 * n], dS[8 * kb + 2 * n + 1]);
       }
-      hopper::product_fence();
+      arch::product_fence();
 #pragma unroll
       for (int b = 0; b < blocks; ++b) {
         const int kb = half * blocks + b;
-        hopper::product<__half, false>(
+        arch::product<__half, false>(
             u, x[b].r,
-            hopper::tile_descriptor(tile, kb / 4 * (chunk * 128) + kb % 4 * 32),
+            arch::tile_descriptor(tile, kb / 4 * (chunk * 128) + kb % 4 * 32),
             kb > 0);
       }
-      hopper::product_commit();
+      arch::product_commit();
 #pragma unroll
       for (int b = 0; b < blocks; ++b) {
         const int kb = half * blocks + b;
@@ -259,18 +259,19 @@ __device__ __forceinline__ void walk_back(const arguments& a,
           dS[4 * j + 2] *= d.x * lift, dS[4 * j + 3] *= d.y * lift;
         }
       }
-      hopper::product_wait<0>();
-      hopper::pin(u);
+      arch::product_wait<0>();
+      arch::pin(u);
     }
-    hopper::sync_group<lay::threads>(content_barriers::taken);
+    arch::sync_group<lay::threads>(content_barriers::taken);
     const float c[2] = {c_all[v + group], c_all[v + group + 8]};
     __half* const d_o = a.d_o + (at * V + v) * chunk;
-    quad_reg x[4], o[4];
+    fragment x[4], o[4];
 #pragma unroll
     for (int tb = 0; tb < 4; ++tb) {
-      o[tb] = mma::ldmatrix_trans(from + lay::d_o + in_panel + tb * 512);
-      const quad_reg y =
-          mma::ldmatrix_trans(from + lay::Z + in_panel + tb * 512);
+      o[tb] =
+          arch::load_matrices_transposed(from + lay::d_o + in_panel + tb * 512);
+      const fragment y =
+          arch::load_matrices_transposed(from + lay::Z + in_panel + tb * 512);
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
         const float2 z = operand::unpack(y.r[n]),
@@ -286,41 +287,39 @@ __device__ __forceinline__ void walk_back(const arguments& a,
                                    fmaf(d.y, common, c[n & 1]));
       }
       // Rows of the tile: tokens tb 16.., columns v..
-      hopper::store_matrices_transposed(
+      arch::store_matrices_transposed(
           shared + lay::dR +
               wide_offset(tb * 16 + (lane >> 4) * 8 + (lane & 7),
                           v + ((lane >> 3) & 1) * 8),
           x[tb]);
     }
-    hopper::fence_async_proxy();
-    hopper::arrive_group<lay::threads>(content_barriers::published);
+    arch::fence_async_proxy();
+    arch::arrive_group<lay::threads>(content_barriers::published);
 #pragma unroll
     for (int tb = 0; tb < 4; ++tb)
 #pragma unroll
       for (int n = 0; n < 4; ++n) x[tb].r[n] ^= 0x80008000u;
-    const std::uint32_t queries =
-        hopper::tile_start(from + lay::Qt, chunk * 128);
-    const std::uint32_t erase = hopper::tile_start(from + lay::Rt, chunk * 128);
-    hopper::product_fence();
+    const std::uint32_t queries = arch::tile_start(from + lay::Qt, chunk * 128);
+    const std::uint32_t erase = arch::tile_start(from + lay::Rt, chunk * 128);
+    arch::product_fence();
 #pragma unroll
     for (int tb = 0; tb < 4; ++tb) {
-      hopper::product<__half, true>(
-          dS, o[tb].r, hopper::tile_descriptor(queries, tb * 2048), 1);
-      hopper::product<__half, true>(
-          dS, x[tb].r, hopper::tile_descriptor(erase, tb * 2048), 1);
+      arch::product<__half, true>(dS, o[tb].r,
+                                  arch::tile_descriptor(queries, tb * 2048), 1);
+      arch::product<__half, true>(dS, x[tb].r,
+                                  arch::tile_descriptor(erase, tb * 2048), 1);
     }
-    hopper::product_commit();
+    arch::product_commit();
 #pragma unroll
     for (int tb = 0; tb < 4; ++tb)
       put_rows(d_o + tb * 256, transposed(o[tb]), lane);
-    hopper::product_wait<0>();
-    hopper::pin(dS);
+    arch::product_wait<0>();
+    arch::pin(dS);
     // do is at the common scale from here on.
     if (warp == 0 && lane == 0) a.decay[at * (K + 4) + K] = norm.y;
-    __syncwarp();
-    if (lane == 0) hopper::barrier_arrive(shared + lay::empty + 8 * stage);
+    arch::barrier_arrive_warp(shared + lay::empty + 8 * stage, lane);
     if (fills && i >= lay::stages) {
-      hopper::barrier_wait(shared + lay::empty + 8 * stage, phase);
+      arch::barrier_wait(shared + lay::empty + 8 * stage, phase);
       fill(i - lay::stages, stage);
     }
     __syncwarp();
@@ -341,21 +340,21 @@ template <int K, int V>
 __device__ __forceinline__ void score(std::uint8_t* memory, int stage, int warp,
                                       int lane) {
   using lay = content_layout<K, V>;
-  const std::uint32_t shared = mma::shared_address(memory);
+  const std::uint32_t shared = arch::shared_address(memory);
   float y[32];
-  hopper::product_fence();
-  hopper::product_of_tiles<__half, V>(y, shared + lay::dR,
-                                      shared + stage * lay::stage + lay::U);
-  hopper::product_commit();
-  hopper::product_wait<0>();
-  hopper::pin(y);
+  arch::product_fence();
+  arch::product_of_tiles<__half, V>(y, shared + lay::dR,
+                                    shared + stage * lay::stage + lay::U);
+  arch::product_commit();
+  arch::product_wait<0>();
+  arch::pin(y);
 #pragma unroll
   for (int j = 0; j < 8; ++j)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int t = warp * 16 + lane / 4 + 8 * h, s = 8 * j + lane % 4 * 2;
       *reinterpret_cast<std::uint32_t*>(memory + lay::scores +
-                                        mma::tile_offset<chunk>(t, s)) =
+                                        arch::tile_offset<chunk>(t, s)) =
           operand::pack(s < t ? y[4 * j + 2 * h] : 0.f,
                         s + 1 < t ? y[4 * j + 2 * h + 1] : 0.f);
     }
@@ -386,8 +385,9 @@ __device__ __forceinline__ void add_scores(float (&dr)[32],
     }
 #pragma unroll
     for (int m = sb; m < 4; ++m)
-      multiply_one<Bfloat>(dr + 8 * m, keys[sb],
-                           mma::ldmatrix((scores ^ (sb * 32)) + m * 2048));
+      multiply_one<Bfloat>(
+          dr + 8 * m, keys[sb],
+          arch::load_matrices((scores ^ (sb * 32)) + m * 2048));
   }
 }
 
@@ -407,37 +407,36 @@ __device__ __forceinline__ void sum_back(const arguments& a,
   const problem& p = a.p;
   int head = job.head, lane = tid & 31;
   const int per = p.window / chunk;  // chunks of a window
-  const std::uint32_t shared = mma::shared_address(memory);
+  const std::uint32_t shared = arch::shared_address(memory);
   auto* const D = reinterpret_cast<float*>(memory + lay::D);
   auto* const inner = reinterpret_cast<float*>(memory + lay::inner);
   auto* const c = reinterpret_cast<float*>(memory + lay::c);
   const auto sync = [] {
-    hopper::sync_group<threads>(content_barriers::summers);
+    arch::sync_group<threads>(content_barriers::summers);
   };
   const float unscale = cotangent_scale(a, job.sequence, head).y;
   const std::uint32_t in_scores =
       shared + lay::scores +
-      mma::tile_offset<chunk>((lane >> 4) * 8 + (lane & 7),
-                              ((lane >> 3) & 1) * 8);
+      arch::tile_offset<chunk>((lane >> 4) * 8 + (lane & 7),
+                               ((lane >> 3) & 1) * 8);
   // Once all that the walk makes of a chunk is written: walkers did so before
   // they said that its dR is there.
   const auto leave_to_gradients = [&](int i) {
     if (tid != 0) return;
-    hopper::bulk_store_wait();
+    arch::bulk_store_wait();
     if (a.ready == nullptr) return;
-    hopper::fence_async_global();
-    hopper::raise_flag(a.ready +
-                       static_cast<std::int64_t>(job.begin + i) * p.HV + head);
+    arch::fence_async_global();
+    arch::raise_flag(a.ready + static_cast<std::int64_t>(job.begin + i) * p.HV +
+                     head);
   };
-  if (job.count > 0)
-    hopper::arrive_group<lay::threads>(content_barriers::taken);
+  if (job.count > 0) arch::arrive_group<lay::threads>(content_barriers::taken);
   int stage = 0, phase = 0;
 #pragma unroll 1
   for (int i = job.count - 1; i >= 0; --i) {
     // What depends on these is made anew, or it would be spilled.
-    hopper::forget(lane);
-    hopper::forget(tid);
-    hopper::forget(head);
+    arch::forget(lane);
+    arch::forget(tid);
+    arch::forget(head);
     const int group = lane >> 2, quad = lane & 3;
     // This lane's channels; the other one is two further.
     const int channel = warp * 16 + 4 * (group >> 1) + (group & 1);
@@ -449,7 +448,7 @@ __device__ __forceinline__ void sum_back(const arguments& a,
         static_cast<std::int64_t>(job.begin + i) * p.HV + head;
     const bool gated = i >= per;  // the first window's gate depends on nothing
     // The state's transpose, as left operands.
-    quad_reg state[V / 16];
+    fragment state[V / 16];
     {
       const uint4* const S = reinterpret_cast<const uint4*>(a.S) +
                              at * (K * V / 8) + warp * 32 + lane;
@@ -466,16 +465,15 @@ __device__ __forceinline__ void sum_back(const arguments& a,
       ends[b + 1][0] = weight(end, 0, true);
       ends[b + 1][1] = weight(end, 2, true);
     }
-    hopper::barrier_wait(shared + lay::full + 8 * stage, phase);  // U
+    arch::barrier_wait(shared + lay::full + 8 * stage, phase);  // U
     // The walkers are at work, so this costs nobody time.
     if (i < job.count - 1) leave_to_gradients(i + 1);
-    hopper::sync_group<lay::threads>(content_barriers::published);
+    arch::sync_group<lay::threads>(content_barriers::published);
     if (tid == 0)
-      hopper::bulk_store(a.dR + at * chunk * V, shared + lay::dR, lay::small);
+      arch::bulk_store(a.dR + at * chunk * V, shared + lay::dR, lay::small);
     // The stage, of which only U is read here.
     const auto leave = [&] {
-      __syncwarp();
-      if (lane == 0) hopper::barrier_arrive(shared + lay::empty + 8 * stage);
+      arch::barrier_arrive_warp(shared + lay::empty + 8 * stage, lane);
     };
     if (!gated) leave();
     if (gated) {
@@ -486,17 +484,17 @@ __device__ __forceinline__ void sum_back(const arguments& a,
 #pragma unroll
       for (int b = 0; b < 4; ++b) keys[b] = read_ahead(a.keys + parts + b * 32);
       float dr[32];  // minus dr, transposed: four of each 8 tokens
-      const std::uint32_t tile = hopper::tile_start(shared + lay::dR);
-      hopper::product_fence();
+      const std::uint32_t tile = arch::tile_start(shared + lay::dR);
+      arch::product_fence();
 #pragma unroll
       for (int vb = 0; vb < V / 16; ++vb)
-        hopper::product<__half, false>(
+        arch::product<__half, false>(
             dr, state[vb].r,
-            hopper::tile_descriptor(tile, vb / 4 * (chunk * 128) + vb % 4 * 32),
+            arch::tile_descriptor(tile, vb / 4 * (chunk * 128) + vb % 4 * 32),
             vb > 0);
-      hopper::product_commit();
-      hopper::product_wait<0>();
-      hopper::pin(dr);
+      arch::product_commit();
+      arch::product_wait<0>();
+      arch::pin(dr);
 #pragma unroll
       for (int b = 0; b < 4; ++b)
         change[b] = read_ahead(a.change + parts + b * 32);
@@ -592,9 +590,9 @@ __device__ __forceinline__ void sum_back(const arguments& a,
           c[tid / down_share] = y / static_cast<float>(p.window);
       }
     }
-    if (tid == 0) hopper::bulk_store_read_wait();
+    if (tid == 0) arch::bulk_store_read_wait();
     __syncwarp();
-    if (i > 0) hopper::arrive_group<lay::threads>(content_barriers::taken);
+    if (i > 0) arch::arrive_group<lay::threads>(content_barriers::taken);
     if (++stage == lay::stages) stage = 0, phase ^= 1;
   }
   if (job.count > 0) leave_to_gradients(0);
@@ -610,27 +608,27 @@ __global__ void __launch_bounds__(content_layout<K, V>::threads, 1)
   asm volatile("griddepcontrol.launch_dependents;");
   const int tid = threadIdx.x;
   const int warp = __shfl_sync(~0u, tid >> 5, 0);  // known to be uniform
-  const std::uint32_t shared = mma::shared_address(memory);
+  const std::uint32_t shared = arch::shared_address(memory);
   content_job job;
   job.head = blockIdx.x % a.p.HV, job.sequence = blockIdx.x / a.p.HV;
   job.begin = a.first_chunk[job.sequence];
   job.count = a.first_chunk[job.sequence + 1] - job.begin;
   if (tid == 0) {
     for (int i = 0; i < lay::stages; ++i) {
-      hopper::barrier_init(shared + lay::full + 8 * i, 1);
-      hopper::barrier_init(shared + lay::empty + 8 * i,
-                           lay::walkers + lay::summers);
+      arch::barrier_init(shared + lay::full + 8 * i, 1);
+      arch::barrier_init(shared + lay::empty + 8 * i,
+                         lay::walkers + lay::summers);
     }
-    hopper::fence_async_proxy();
+    arch::fence_async_proxy();
   }
   if (tid < V) reinterpret_cast<float*>(memory + lay::c)[tid] = 0.f;
   __syncthreads();
   // 512 threads have 128 registers each to begin with.
   if (warp < lay::walkers) {
-    if constexpr (lay::threads == 512) hopper::grow_registers<144>();
+    if constexpr (lay::threads == 512) arch::grow_registers<144>();
     walk_back<E, K, V>(a, job, memory, warp, tid & 31);
   } else {
-    if constexpr (lay::threads == 512) hopper::shrink_registers<112>();
+    if constexpr (lay::threads == 512) arch::shrink_registers<112>();
     sum_back<E, K, V>(a, job, memory, warp - lay::walkers,
                       tid - lay::walkers * 32);
   }

@@ -282,8 +282,8 @@ rounding_replay& replay() {
 
 const char* name_of(draw d) {
   static const char* const names[] = {
-      "easy",          "hard",         "no_decay", "strong_decay",
-      "fast_channels", "binary_gates", "lattice"};
+      "easy",         "hard",   "no_decay", "strong_decay", "fast_channels",
+      "binary_gates", "steady", "uniform",  "lattice"};
   return names[static_cast<int>(d)];
 }
 const char* name_of(family f) { return info(f).name.data(); }
@@ -393,6 +393,12 @@ inputs make(const sizes& s, draw d) {
         break;
       case draw::fast_channels:
         x = i % 4 == 1 ? -5 - uniform(engine) : -0.1 * uniform(engine);
+        break;
+      case draw::steady:
+        x = s.rate;
+        break;
+      case draw::uniform:
+        x = s.rate * uniform(engine);
         break;
       case draw::lattice:
         // exp(-200) is zero in fp32.  One decay a head would clear the whole

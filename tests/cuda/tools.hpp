@@ -124,6 +124,7 @@ struct sizes {
   bool read_before = false, start_state = true;
   int window = 64, rank = 4;
   std::uint64_t seed = 1;
+  double rate = 0;  ///< of draw::steady and draw::uniform
 };
 
 /// How the values of a generated problem are drawn.
@@ -134,6 +135,8 @@ enum class draw {
   strong_decay,   ///< log decay from 0 down to -200
   fast_channels,  ///< log decay near -5 in every fourth channel, else slow
   binary_gates,   ///< erase and write gates exactly 0 or 1
+  steady,         ///< log decay `rate`, every token and channel
+  uniform,        ///< log decay from 0 down to `rate`
   lattice,        ///< small integers: no step of the recurrence rounds
 };
 const char* name_of(draw d);

@@ -3,7 +3,7 @@
 // `scalar_prepare` for one decay a head).
 #pragma once
 
-#include "backward_parts.cuh"
+#include "backward/parts.cuh"
 
 namespace carve::cuda::backward_chunks {
 
@@ -154,7 +154,7 @@ __device__ __forceinline__ void invert(std::uint8_t* base, int tid, int warp,
       D[(block * 16 + i) * lay::D_stride + col] = y;
       *reinterpret_cast<__half*>(
           base + lay::T +
-          mma::tile_offset<chunk>(block * 16 + i, block * 16 + col)) =
+          arch::tile_offset<chunk>(block * 16 + i, block * 16 + col)) =
           __float2half_rn(y);
     }
   }
@@ -170,7 +170,7 @@ __device__ __forceinline__ void invert(std::uint8_t* base, int tid, int warp,
       const int col = 8 * n + 2 * quad;
 #pragma unroll
       for (int x = 0; x < 4; ++x)
-        kept[0][n][x] = mma::to_tf32(
+        kept[0][n][x] = arch::to_tf32(
             D[(j * 16 + col + (x >> 1)) * lay::D_stride + group + 8 * (x & 1)]);
     }
 #pragma unroll
@@ -187,8 +187,8 @@ __device__ __forceinline__ void invert(std::uint8_t* base, int tid, int warp,
             const float2 b = *reinterpret_cast<const float2*>(
                 L + (i * 16 + 8 * n + group) * lay::L_stride + (j + from) * 16 +
                 8 * kk + 2 * quad);
-            mma::multiply_tf32(y[n], kept[from][kk], mma::to_tf32(b.x),
-                               mma::to_tf32(b.y));
+            arch::multiply_tf32(y[n], kept[from][kk], arch::to_tf32(b.x),
+                                arch::to_tf32(b.y));
           }
         }
       }
@@ -196,13 +196,13 @@ __device__ __forceinline__ void invert(std::uint8_t* base, int tid, int warp,
 #pragma unroll
       for (int kk = 0; kk < 2; ++kk) {
         const std::uint32_t x[4] = {
-            mma::to_tf32(-y[kk][0]), mma::to_tf32(-y[kk][2]),
-            mma::to_tf32(-y[kk][1]), mma::to_tf32(-y[kk][3])};
+            arch::to_tf32(-y[kk][0]), arch::to_tf32(-y[kk][2]),
+            arch::to_tf32(-y[kk][1]), arch::to_tf32(-y[kk][3])};
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
           const float2 b = *reinterpret_cast<const float2*>(
               D + (i * 16 + 8 * n + group) * lay::D_stride + 8 * kk + 2 * quad);
-          mma::multiply_tf32(z[n], x, mma::to_tf32(b.x), mma::to_tf32(b.y));
+          arch::multiply_tf32(z[n], x, arch::to_tf32(b.x), arch::to_tf32(b.y));
         }
       }
 #pragma unroll
@@ -211,14 +211,14 @@ __device__ __forceinline__ void invert(std::uint8_t* base, int tid, int warp,
         for (int x = 0; x < 4; ++x)
           *reinterpret_cast<__half*>(
               base + lay::T +
-              mma::tile_offset<chunk>(i * 16 + 8 * n + 2 * quad + (x & 1),
-                                      j * 16 + group + 8 * (x >> 1))) =
+              arch::tile_offset<chunk>(i * 16 + 8 * n + 2 * quad + (x & 1),
+                                       j * 16 + group + 8 * (x >> 1))) =
               __float2half_rn(z[n][x]);
         if (step < 3) {
-          kept[step][n][0] = mma::to_tf32(z[n][0]);
-          kept[step][n][1] = mma::to_tf32(z[n][2]);
-          kept[step][n][2] = mma::to_tf32(z[n][1]);
-          kept[step][n][3] = mma::to_tf32(z[n][3]);
+          kept[step][n][0] = arch::to_tf32(z[n][0]);
+          kept[step][n][1] = arch::to_tf32(z[n][2]);
+          kept[step][n][2] = arch::to_tf32(z[n][1]);
+          kept[step][n][3] = arch::to_tf32(z[n][3]);
         }
       }
     }
@@ -231,7 +231,7 @@ template <typename lay, int warps>
 __device__ __forceinline__ void multiply_PT(std::uint8_t* base, int warp,
                                             int lane) {
   const int group = lane >> 2, quad = lane & 3;
-  const std::uint32_t shared = mma::shared_address(base);
+  const std::uint32_t shared = arch::shared_address(base);
   for (int job = warp; job < 8; job += warps) {
     const int block = job & 3;
 #pragma unroll
@@ -239,12 +239,12 @@ __device__ __forceinline__ void multiply_PT(std::uint8_t* base, int warp,
       if (nb > block) break;
       float y[2][4] = {};
       for (int kb = nb; kb <= block; ++kb) {
-        const quad_reg x =
-            mma::left<chunk>(shared + lay::P, block * 16, kb * 16, lane);
-        const quad_reg z =
-            mma::right_trans<chunk>(shared + lay::T, kb * 16, nb * 16, lane);
-        mma::multiply_fp16(y[0], x, z.r[0], z.r[1]);
-        mma::multiply_fp16(y[1], x, z.r[2], z.r[3]);
+        const fragment x =
+            arch::left<chunk>(shared + lay::P, block * 16, kb * 16, lane);
+        const fragment z =
+            arch::right_trans<chunk>(shared + lay::T, kb * 16, nb * 16, lane);
+        arch::multiply<__half>(y[0], x, z.r[0], z.r[1]);
+        arch::multiply<__half>(y[1], x, z.r[2], z.r[3]);
       }
 #pragma unroll
       for (int n = 0; n < 2; ++n)
@@ -252,8 +252,8 @@ __device__ __forceinline__ void multiply_PT(std::uint8_t* base, int warp,
         for (int h = 0; h < 2; ++h)
           *reinterpret_cast<std::uint32_t*>(
               base + lay::L +
-              mma::tile_offset<chunk>(block * 16 + group + 8 * h,
-                                      nb * 16 + 8 * n + 2 * quad)) =
+              arch::tile_offset<chunk>(block * 16 + group + 8 * h,
+                                       nb * 16 + 8 * n + 2 * quad)) =
               operand::pack(y[n][2 * h], y[n][2 * h + 1]);
     }
   }
@@ -267,19 +267,19 @@ __device__ __forceinline__ void multiply_Z(const arguments& a, std::int64_t at,
   const int group = lane >> 2, quad = lane & 3;
   for (int slice = warp * 16; slice < V; slice += warps * 16) {
     __half* const to = a.Z + at * chunk * V + slice * chunk + group * 16;
-    quad_reg x[4];
+    fragment x[4];
 #pragma unroll
     for (int kb = 0; kb < 4; ++kb)
-      x[kb] = mma::right_trans<V>(shared + lay::d_o, kb * 16, slice, lane);
+      x[kb] = arch::right_trans<V>(shared + lay::d_o, kb * 16, slice, lane);
 #pragma unroll
     for (int block = 0; block < 4; ++block) {
       float y[2][4] = {};
 #pragma unroll
       for (int kb = block; kb < 4; ++kb) {
-        const quad_reg t =
-            mma::left_trans<chunk>(shared + lay::L, block * 16, kb * 16, lane);
-        mma::multiply_fp16(y[0], t, x[kb].r[0], x[kb].r[1]);
-        mma::multiply_fp16(y[1], t, x[kb].r[2], x[kb].r[3]);
+        const fragment t =
+            arch::left_trans<chunk>(shared + lay::L, block * 16, kb * 16, lane);
+        arch::multiply<__half>(y[0], t, x[kb].r[0], x[kb].r[1]);
+        arch::multiply<__half>(y[1], t, x[kb].r[2], x[kb].r[3]);
       }
 #pragma unroll
       for (int h = 0; h < 2; ++h)
@@ -300,7 +300,7 @@ __device__ __forceinline__ void sum_rows(const arguments& a, std::int64_t at,
   float sum = 0.f;
   for (int row = col / 16 * 16 + half_row; row < chunk; row += 2)
     sum += __half2float(*reinterpret_cast<const __half*>(
-        base + lay::L + mma::tile_offset<chunk>(row, col)));
+        base + lay::L + arch::tile_offset<chunk>(row, col)));
   sum += __shfl_xor_sync(~0u, sum, 1);
   if (half_row == 0) a.factors[at * (4 * chunk) + to_start + col] = sum;
 }
@@ -313,12 +313,12 @@ struct gate_parts {
   __device__ __forceinline__ void put(int h, unsigned kind, const float (&b)[4],
                                       const float (&k)[4]) {
     // Two tokens a register.  Pairs are formed apart.
-    const std::uint32_t low = mma::transpose8(pack_kind(kind, b[0], b[1])),
-                        high = mma::transpose8(pack_kind(kind, b[2], b[3]));
+    const std::uint32_t low = arch::transpose8(pack_kind(kind, b[0], b[1])),
+                        high = arch::transpose8(pack_kind(kind, b[2], b[3]));
     std::uint32_t key_low = 0, key_high = 0;
     if (kind != pairs) {
-      key_low = mma::transpose8(pack_kind(kind, k[0], k[1]));
-      key_high = mma::transpose8(pack_kind(kind, k[2], k[3]));
+      key_low = arch::transpose8(pack_kind(kind, k[0], k[1]));
+      key_high = arch::transpose8(pack_kind(kind, k[2], k[3]));
     }
     if (h == 0) {
       change.x = low, change.y = high, keys.x = key_low, keys.z = key_high;
@@ -334,7 +334,7 @@ __device__ __forceinline__ void keep_T(const arguments& a, std::int64_t at,
                                        const std::uint8_t* base, int tid) {
   for (int i = tid; i < chunk * chunk / 8; i += threads) {
     const int row = i / 8, col = i % 8 * 8;
-    const int offset = mma::tile_offset<chunk>(row, col);
+    const int offset = arch::tile_offset<chunk>(row, col);
     if (col / 16 <= row / 16)
       *reinterpret_cast<uint4*>(a.T + at * chunk * chunk + offset / 2) =
           *reinterpret_cast<const uint4*>(base + lay::T + offset);
@@ -351,7 +351,7 @@ __device__ __forceinline__ void find_peak(std::uint8_t* base, int tid) {
     const int row = (tid + i) / (V / 8), col = (tid + i) % (V / 8) * 8;
     float x[8];
     unpack8<E>(x, *reinterpret_cast<const uint4*>(
-                      base + lay::d_o + mma::tile_offset<V>(row, col)));
+                      base + lay::d_o + arch::tile_offset<V>(row, col)));
 #pragma unroll
     for (int j = 0; j < 8; ++j) most = fmaxf(most, fabsf(x[j]));
   }
@@ -373,7 +373,7 @@ __device__ __forceinline__ void scale_d_o(const arguments& a, std::int64_t at,
   for (int i = 0; i < chunk * V / 8; i += threads) {
     const int row = (tid + i) / (V / 8), col = (tid + i) % (V / 8) * 8;
     auto* tile = reinterpret_cast<uint4*>(base + lay::d_o +
-                                          mma::tile_offset<V>(row, col));
+                                          arch::tile_offset<V>(row, col));
     float x[8];
     unpack8<E>(x, *tile);
 #pragma unroll
@@ -400,14 +400,14 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
   const int base = warp * 16, channel = base + 4 * quad;
   const int qk_head = head / (p.HV / p.H);
   const std::int64_t at = static_cast<std::int64_t>(index) * p.HV + head;
-  const std::uint32_t shared = mma::shared_address(memory);
+  const std::uint32_t shared = arch::shared_address(memory);
   auto* flags = reinterpret_cast<unsigned*>(memory + lay::flags);
 
   if (tid == 0)
     *flags = 0, *reinterpret_cast<unsigned*>(memory + lay::peak) = 0;
   // Each lane's inputs wait in its slice of the tiles.
   {
-    const std::uint32_t to = shared + mma::tile_offset<K>(group, channel);
+    const std::uint32_t to = shared + arch::tile_offset<K>(group, channel);
     copy_rows<E, K>(to + lay::q, p.q, c, group, qk_head, channel);
     copy_rows<E, K>(to + lay::k, p.k, c, group, qk_head, channel);
     if (Content || p.family == family::gdn2) {
@@ -417,20 +417,20 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
       fetch_erase<E, Content>(b_raw, p, c, group, 0, head, channel);
 #pragma unroll
       for (int i = 0; i < 8; ++i)
-        *reinterpret_cast<uint2*>(memory + lay::R +
-                                  mma::tile_offset<K>(group + 8 * i, channel)) =
+        *reinterpret_cast<uint2*>(
+            memory + lay::R + arch::tile_offset<K>(group + 8 * i, channel)) =
             b_raw[i];
     }
   }
-  mma::copy_commit();
+  arch::copy_async_commit();
   for (int i = tid; i < chunk * V / 8; i += threads) {
     const int row = i / (V / 8), col = i % (V / 8) * 8;
     const bool valid = row < c.length;
     const int from = c.first + (valid ? row : 0);
-    mma::copy16(shared + lay::d_o + mma::tile_offset<V>(row, col),
-                row_of<E>(a.d.d_o, c.batch, from, head) + col, valid);
+    arch::copy_async_16(shared + lay::d_o + arch::tile_offset<V>(row, col),
+                        row_of<E>(a.d.d_o, c.batch, from, head) + col, valid);
   }
-  mma::copy_commit();
+  arch::copy_async_commit();
   uint2 Kt[8];
   {
     const std::int64_t own = at * chunk * K + wide_offset(group, channel) / 2;
@@ -482,9 +482,9 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
         to[0] = pack_kind(kind, first[0], first[1]);
         to[4] = pack_kind(kind, first[2], first[3]);
       }
-    mma::copy_wait<1>();
+    arch::copy_async_wait<1>();
     const std::uint8_t* const raw =
-        memory + mma::tile_offset<K>(group, channel);
+        memory + arch::tile_offset<K>(group, channel);
 #pragma unroll
     for (int b = 0; b < 4; ++b) {
       uint2 q_raw[2], k_raw[2], b_raw[2];
@@ -553,7 +553,7 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
           make_float4(power(total[0]), power(total[1]), power(total[2]),
                       power(total[3]));
   }
-  mma::copy_wait<0>();
+  arch::copy_async_wait<0>();
   find_peak<E, V, threads, lay>(memory, tid);
   __syncthreads();
 
@@ -570,14 +570,14 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
       const bool is_bfloat =
           !std::is_same_v<E, __half> && __any_sync(~0u, kinds >> (2 * kb) & 1);
       const bool is_pairs = __any_sync(~0u, kinds >> (2 * kb + 1) & 1);
-      const quad_reg x = mma::left<K>(shared + (is_P ? lay::q : lay::R),
-                                      block * 16, kb * 16, lane);
+      const fragment x = arch::left<K>(shared + (is_P ? lay::q : lay::R),
+                                       block * 16, kb * 16, lane);
 #pragma unroll
       for (int nb = 0; nb < 4; ++nb) {
         if (nb > block || (nb == block && is_pairs)) break;
-        const quad_reg y =
-            mma::right<K>(shared + lay::k, kb * 16, nb * 16, lane);
-        quad_reg z = x;
+        const fragment y =
+            arch::right<K>(shared + lay::k, kb * 16, nb * 16, lane);
+        fragment z = x;
         if (nb < block) {
           const auto* f = reinterpret_cast<const std::uint32_t*>(
               memory + lay::ratio +
@@ -585,18 +585,19 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
           const std::uint32_t lo = f[0], hi = f[4];
           if (is_bfloat) {
             constexpr int first = (lay::half_ratio - lay::ratio) / 4;
-            mma::scale_bf16(z, f[first], f[first + 4]);
-            mma::scale_bf16(z, lo, hi);
+            arch::scale_columns<__nv_bfloat16>(z, f[first], f[first + 4]);
+            arch::scale_columns<__nv_bfloat16>(z, lo, hi);
           } else {
-            mma::scale_fp16(z, lo, hi);
+            arch::scale_columns<__half>(z, lo, hi);
           }
         }
         if (is_bfloat) {
-          mma::multiply_bf16(acc[job][2 * nb], z, y.r[0], y.r[1]);
-          mma::multiply_bf16(acc[job][2 * nb + 1], z, y.r[2], y.r[3]);
+          arch::multiply<__nv_bfloat16>(acc[job][2 * nb], z, y.r[0], y.r[1]);
+          arch::multiply<__nv_bfloat16>(acc[job][2 * nb + 1], z, y.r[2],
+                                        y.r[3]);
         } else {
-          mma::multiply_fp16(acc[job][2 * nb], z, y.r[0], y.r[1]);
-          mma::multiply_fp16(acc[job][2 * nb + 1], z, y.r[2], y.r[3]);
+          arch::multiply<__half>(acc[job][2 * nb], z, y.r[0], y.r[1]);
+          arch::multiply<__half>(acc[job][2 * nb + 1], z, y.r[2], y.r[3]);
         }
       }
     }
@@ -657,11 +658,11 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
       const int row = i / (V / 8), col = i % (V / 8) * 8;
       const bool valid = row < c.length;
       const int from = c.first + (valid ? row : 0);
-      mma::copy16(shared + lay::d_o + mma::tile_offset<V>(row, col),
-                  row_of<E>(a.d.d_o, c.batch, from, head) + col, valid);
+      arch::copy_async_16(shared + lay::d_o + arch::tile_offset<V>(row, col),
+                          row_of<E>(a.d.d_o, c.batch, from, head) + col, valid);
     }
-    mma::copy_commit();
-    mma::copy_wait<0>();
+    arch::copy_async_commit();
+    arch::copy_async_wait<0>();
   }
   // The tiles of q, R and k have been read by all: T and P, L and Kt take their
   // place.
@@ -683,7 +684,7 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
         if (is_P) {
           x = s <= t ? x * p.scale : 0.f, y = s + 1 <= t ? y * p.scale : 0.f;
           *reinterpret_cast<std::uint32_t*>(memory + lay::P +
-                                            mma::tile_offset<chunk>(t, s)) =
+                                            arch::tile_offset<chunk>(t, s)) =
               operand::pack(x, y);
         } else {
           x = s < t ? x : 0.f, y = s + 1 < t ? y : 0.f;
@@ -706,19 +707,19 @@ __global__ void __launch_bounds__(K * 2, K == 64 ? 3 : 2)
   keep_T<lay, threads>(a, at, memory, tid);
   // M = T^T Kt, this warp's channels.
   __half* const to = a.M + at * chunk * K + wide_offset(group, channel) / 2;
-  quad_reg x[4];
+  fragment x[4];
 #pragma unroll
   for (int kb = 0; kb < 4; ++kb)
-    x[kb] = mma::right_trans<K>(shared + lay::k, kb * 16, base, lane);
+    x[kb] = arch::right_trans<K>(shared + lay::k, kb * 16, base, lane);
 #pragma unroll
   for (int block = 0; block < 4; ++block) {
     float y[2][4] = {};
 #pragma unroll
     for (int kb = block; kb < 4; ++kb) {
-      const quad_reg t =
-          mma::left_trans<chunk>(shared + lay::T, block * 16, kb * 16, lane);
-      mma::multiply_fp16(y[0], t, x[kb].r[0], x[kb].r[1]);
-      mma::multiply_fp16(y[1], t, x[kb].r[2], x[kb].r[3]);
+      const fragment t =
+          arch::left_trans<chunk>(shared + lay::T, block * 16, kb * 16, lane);
+      arch::multiply<__half>(y[0], t, x[kb].r[0], x[kb].r[1]);
+      arch::multiply<__half>(y[1], t, x[kb].r[2], x[kb].r[3]);
     }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -768,7 +769,7 @@ __global__ void __launch_bounds__(K * 2, 3)
   const int group = lane >> 2, quad = lane & 3;
   const int qk_head = head / (p.HV / p.H);
   const std::int64_t at = static_cast<std::int64_t>(index) * p.HV + head;
-  const std::uint32_t shared = mma::shared_address(memory);
+  const std::uint32_t shared = arch::shared_address(memory);
   auto* const factors = reinterpret_cast<float*>(memory + lay::factors);
   if (tid == 0) *reinterpret_cast<unsigned*>(memory + lay::peak) = 0;
 
@@ -778,24 +779,24 @@ __global__ void __launch_bounds__(K * 2, 3)
               col = (tid + i * threads) % (K / 8) * 8;
     const bool valid = row < c.length;
     const int from = c.first + (valid ? row : 0);
-    const std::uint32_t to = shared + mma::tile_offset<K>(row, col);
-    mma::copy16(to + lay::k, row_of<E>(p.k, c.batch, from, qk_head) + col,
-                valid);
-    mma::copy16(to + lay::q, row_of<E>(p.q, c.batch, from, qk_head) + col,
-                valid);
+    const std::uint32_t to = shared + arch::tile_offset<K>(row, col);
+    arch::copy_async_16(to + lay::k,
+                        row_of<E>(p.k, c.batch, from, qk_head) + col, valid);
+    arch::copy_async_16(to + lay::q,
+                        row_of<E>(p.q, c.batch, from, qk_head) + col, valid);
   }
-  mma::copy_commit();
+  arch::copy_async_commit();
 #pragma unroll
   for (int i = 0; i < value_turns; ++i) {
     const int row = (tid + i * threads) / (V / 8),
               col = (tid + i * threads) % (V / 8) * 8;
     const bool valid = row < c.length;
-    mma::copy16(
-        shared + lay::d_o + mma::tile_offset<V>(row, col),
+    arch::copy_async_16(
+        shared + lay::d_o + arch::tile_offset<V>(row, col),
         row_of<E>(a.d.d_o, c.batch, c.first + (valid ? row : 0), head) + col,
         valid);
   }
-  mma::copy_commit();
+  arch::copy_async_commit();
   if (warp == 0) {
     // Tokens 2 lane and 2 lane + 1.
     float x[2], beta[2];
@@ -833,7 +834,7 @@ __global__ void __launch_bounds__(K * 2, 3)
       *reinterpret_cast<float4*>(a.decay + at * (K + 4) + lane * 4) =
           make_float4(all, all, all, all);
   }
-  mma::copy_wait<1>();
+  arch::copy_async_wait<1>();
   // q and k in fp16, by the threads that copied; kept for the kernels to come.
 #pragma unroll
   for (int i = 0; i < 2 * key_turns; ++i) {
@@ -841,7 +842,7 @@ __global__ void __launch_bounds__(K * 2, 3)
     const int piece = tid + i % key_turns * threads;
     const int row = piece / (K / 8), col = piece % (K / 8) * 8;
     auto* tile = reinterpret_cast<uint4*>(memory + (is_k ? lay::k : lay::q) +
-                                          mma::tile_offset<K>(row, col));
+                                          arch::tile_offset<K>(row, col));
     uint4 x = *tile;
     if (!std::is_same_v<E, __half>) {
       float y[8];
@@ -849,9 +850,9 @@ __global__ void __launch_bounds__(K * 2, 3)
       *tile = x = pack8<__half>(y);
     }
     *reinterpret_cast<uint4*>((is_k ? a.Rt : a.Qt) + at * chunk * K +
-                              mma::tile_offset<K>(row, col) / 2) = x;
+                              arch::tile_offset<K>(row, col) / 2) = x;
   }
-  mma::copy_wait<0>();
+  arch::copy_async_wait<0>();
   __syncthreads();  // the peak is 0
   find_peak<E, V, threads, lay>(memory, tid);
   __syncthreads();
@@ -864,15 +865,15 @@ __global__ void __launch_bounds__(K * 2, 3)
     float acc[8][4] = {};
 #pragma unroll
     for (int kb = 0; kb < K / 16; ++kb) {
-      const quad_reg x = mma::left<K>(shared + (is_P ? lay::q : lay::k),
-                                      block * 16, kb * 16, lane);
+      const fragment x = arch::left<K>(shared + (is_P ? lay::q : lay::k),
+                                       block * 16, kb * 16, lane);
 #pragma unroll
       for (int nb = 0; nb < 4; ++nb) {
         if (nb > block) break;
-        const quad_reg y =
-            mma::right<K>(shared + lay::k, kb * 16, nb * 16, lane);
-        mma::multiply_fp16(acc[2 * nb], x, y.r[0], y.r[1]);
-        mma::multiply_fp16(acc[2 * nb + 1], x, y.r[2], y.r[3]);
+        const fragment y =
+            arch::right<K>(shared + lay::k, kb * 16, nb * 16, lane);
+        arch::multiply<__half>(acc[2 * nb], x, y.r[0], y.r[1]);
+        arch::multiply<__half>(acc[2 * nb + 1], x, y.r[2], y.r[3]);
       }
     }
     if (K == 128) __syncthreads();  // P takes the place of q
@@ -897,7 +898,7 @@ __global__ void __launch_bounds__(K * 2, 3)
         if (is_P) {
           x = s <= t ? x : 0.f, y = s + 1 <= t ? y : 0.f;
           *reinterpret_cast<std::uint32_t*>(memory + lay::P +
-                                            mma::tile_offset<chunk>(t, s)) =
+                                            arch::tile_offset<chunk>(t, s)) =
               operand::pack(x, y);
         } else {
           x = s < t ? x : 0.f, y = s + 1 < t ? y : 0.f;
@@ -917,13 +918,13 @@ __global__ void __launch_bounds__(K * 2, 3)
   // M = T^T Kt, this warp's channels.
   __half* const to =
       a.M + at * chunk * K + group * K + ((warp * 16) ^ (group / 2 * 16));
-  quad_reg x[4];
+  fragment x[4];
 #pragma unroll
   for (int kb = 0; kb < 4; ++kb) {
     const auto* const by =
         reinterpret_cast<const float2*>(factors + to_tail + kb * 16 + 2 * quad);
     x[kb] = scale_rows(
-        mma::right_trans<K>(shared + lay::k, kb * 16, warp * 16, lane), by[0],
+        arch::right_trans<K>(shared + lay::k, kb * 16, warp * 16, lane), by[0],
         by[4]);
   }
 #pragma unroll
@@ -931,10 +932,10 @@ __global__ void __launch_bounds__(K * 2, 3)
     float y[2][4] = {};
 #pragma unroll
     for (int kb = block; kb < 4; ++kb) {
-      const quad_reg t =
-          mma::left_trans<chunk>(shared + lay::T, block * 16, kb * 16, lane);
-      mma::multiply_fp16(y[0], t, x[kb].r[0], x[kb].r[1]);
-      mma::multiply_fp16(y[1], t, x[kb].r[2], x[kb].r[3]);
+      const fragment t =
+          arch::left_trans<chunk>(shared + lay::T, block * 16, kb * 16, lane);
+      arch::multiply<__half>(y[0], t, x[kb].r[0], x[kb].r[1]);
+      arch::multiply<__half>(y[1], t, x[kb].r[2], x[kb].r[3]);
     }
 #pragma unroll
     for (int h = 0; h < 2; ++h)

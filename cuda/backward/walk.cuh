@@ -6,8 +6,7 @@
 // that has no other work.
 #pragma once
 
-#include "backward_parts.cuh"
-#include "hopper.cuh"
+#include "backward/parts.cuh"
 
 namespace carve::cuda::backward_chunks {
 
@@ -40,32 +39,32 @@ struct walk_layout {
 /// finds its right operands of columns (0, n) and (1, n) in 16 bytes: channels
 /// n and 8 + n, or in the order of `slice`.
 template <bool Scalar>
-__device__ __forceinline__ void put_state(uint2* block, const quad_reg& x,
+__device__ __forceinline__ void put_state(uint2* block, const fragment& x,
                                           int lane) {
   const int group = lane >> 2, quad = lane & 3;
   if constexpr (Scalar) {
     reinterpret_cast<uint4*>(block)[lane] =
-        make_uint4(mma::transpose8(x.r[0]), mma::transpose8(x.r[1]),
-                   mma::transpose8(x.r[2]), mma::transpose8(x.r[3]));
+        make_uint4(arch::transpose8(x.r[0]), arch::transpose8(x.r[1]),
+                   arch::transpose8(x.r[2]), arch::transpose8(x.r[3]));
   } else {
 #pragma unroll
     for (int tile = 0; tile < 2; ++tile) {
       const int ch = 8 * tile + group;
       const int n = 2 * (ch >> 2) + (ch & 1), j = (ch & 3) >> 1;
       block[(n * 4 + quad) * 2 + j] = make_uint2(
-          mma::transpose8(x.r[2 * tile]), mma::transpose8(x.r[2 * tile + 1]));
+          arch::transpose8(x.r[2 * tile]), arch::transpose8(x.r[2 * tile + 1]));
     }
   }
 }
 
 /// 16 tokens x 16 values held transposed, as rows of tokens.
-__device__ __forceinline__ quad_reg transposed(const quad_reg& x) {
-  return {{mma::transpose8(x.r[0]), mma::transpose8(x.r[1]),
-           mma::transpose8(x.r[2]), mma::transpose8(x.r[3])}};
+__device__ __forceinline__ fragment transposed(const fragment& x) {
+  return {{arch::transpose8(x.r[0]), arch::transpose8(x.r[1]),
+           arch::transpose8(x.r[2]), arch::transpose8(x.r[3])}};
 }
 /// Writes such rows, from value channel v on, into a tile by wide_offset.
 __device__ __forceinline__ void put_wide(__half* tile, int first_row, int v,
-                                         const quad_reg& y, int lane) {
+                                         const fragment& y, int lane) {
   const int group = lane >> 2, quad = lane & 3;
   __half* row = tile + v / 64 * (chunk * 64) + (first_row + group) * 64 +
                 ((v % 64) ^ ((group & 6) * 8));
@@ -73,7 +72,7 @@ __device__ __forceinline__ void put_wide(__half* tile, int first_row, int v,
   store_row16(row + 8 * 64, quad, y.r[2], y.r[3], true, group % 2 * 8);
 }
 /// Writes such rows into a panel.
-__device__ __forceinline__ void put_rows(__half* panel, const quad_reg& y,
+__device__ __forceinline__ void put_rows(__half* panel, const fragment& y,
                                          int lane) {
   const int group = lane >> 2, quad = lane & 3;
   __half* row = panel + group * 16;
@@ -83,7 +82,7 @@ __device__ __forceinline__ void put_rows(__half* panel, const quad_reg& y,
 
 /// The state as left operand, channels 16 kb...
 template <int Tiles>
-__device__ __forceinline__ quad_reg as_operand(const float (&x)[Tiles][4],
+__device__ __forceinline__ fragment as_operand(const float (&x)[Tiles][4],
                                                int kb) {
   return {{operand::pack(x[2 * kb][0], x[2 * kb][1]),
            operand::pack(x[2 * kb][2], x[2 * kb][3]),
@@ -108,12 +107,13 @@ __device__ __forceinline__ void multiply_state(
     const float* decay, float lift, int lane) {
 #pragma unroll
   for (int kb = 0; kb < K / 16; ++kb) {
-    const quad_reg x = as_operand(S, kb);
+    const fragment x = as_operand(S, kb);
 #pragma unroll
     for (int tb = 0; tb < 4; ++tb) {
-      const quad_reg y = mma::ldmatrix(key_block<Scalar, K>(rows, kb, tb));
-      mma::multiply_fp16(u[2 * tb], x, y.r[0], y.r[1]);
-      mma::multiply_fp16(u[2 * tb + 1], x, y.r[2], y.r[3]);
+      const fragment y =
+          arch::load_matrices(key_block<Scalar, K>(rows, kb, tb));
+      arch::multiply<__half>(u[2 * tb], x, y.r[0], y.r[1]);
+      arch::multiply<__half>(u[2 * tb + 1], x, y.r[2], y.r[3]);
     }
     put_state<Scalar>(states + kb * 64, x, lane);
 #pragma unroll
@@ -129,13 +129,14 @@ __device__ __forceinline__ void multiply_state(
 /// above, stored [k][n].
 template <bool Scalar, int K>
 __device__ __forceinline__ void add_product(float (&S)[K / 8][4],
-                                            const quad_reg& x,
+                                            const fragment& x,
                                             std::uint32_t rows, int tb) {
 #pragma unroll
   for (int kb = 0; kb < K / 16; ++kb) {
-    const quad_reg y = mma::ldmatrix_trans(key_block<Scalar, K>(rows, kb, tb));
-    mma::multiply_fp16(S[2 * kb], x, y.r[0], y.r[1]);
-    mma::multiply_fp16(S[2 * kb + 1], x, y.r[2], y.r[3]);
+    const fragment y =
+        arch::load_matrices_transposed(key_block<Scalar, K>(rows, kb, tb));
+    arch::multiply<__half>(S[2 * kb], x, y.r[0], y.r[1]);
+    arch::multiply<__half>(S[2 * kb + 1], x, y.r[2], y.r[3]);
   }
 }
 
@@ -147,10 +148,10 @@ struct lane_rows {
   std::uint32_t right, trans, panel;
 
   __device__ __forceinline__ lane_rows(int warp, int lane)
-      : right(mma::tile_offset<Columns>((lane >> 4) * 8 + (lane & 7),
-                                        ((lane >> 3) & 1) * 8)),
-        trans(mma::tile_offset<Columns>(((lane >> 3) & 1) * 8 + (lane & 7),
-                                        (lane >> 4) * 8)),
+      : right(arch::tile_offset<Columns>((lane >> 4) * 8 + (lane & 7),
+                                         ((lane >> 3) & 1) * 8)),
+        trans(arch::tile_offset<Columns>(((lane >> 3) & 1) * 8 + (lane & 7),
+                                         (lane >> 4) * 8)),
         panel(warp * (chunk * 32) +
               2 * panel_offset((lane >> 4) * 8 + (lane & 7),
                                ((lane >> 3) & 1) * 8)) {}
@@ -188,32 +189,32 @@ __device__ __forceinline__ void fill_stages(const arguments& a,
     const float* const tokens = a.factors + at * (4 * chunk);
     const std::uint32_t to = shared + stage * lay::stage;
     const std::uint32_t full = shared + lay::full + 8 * stage;
-    hopper::barrier_wait(shared + lay::empty + 8 * stage, phase);
+    arch::barrier_wait(shared + lay::empty + 8 * stage, phase);
     if (lane == 0) {
-      hopper::barrier_expect(
+      arch::barrier_expect(
           full, 2 * lay::big + decay_bytes + (Scalar ? 2 * token_bytes : 0) +
                     (reverse ? lay::big + 2 * lay::small
                              : tile_bytes + (one_beta ? token_bytes : 0)));
-      hopper::bulk_load(to + (reverse ? lay::M : lay::Rt),
-                        (reverse ? a.M : a.Rt) + key_at, lay::big, full);
-      hopper::bulk_load(to + lay::decay, a.decay + at * (K + 4), decay_bytes,
-                        full);
+      arch::bulk_load(to + (reverse ? lay::M : lay::Rt),
+                      (reverse ? a.M : a.Rt) + key_at, lay::big, full);
+      arch::bulk_load(to + lay::decay, a.decay + at * (K + 4), decay_bytes,
+                      full);
       if (Scalar)
-        hopper::bulk_load(to + lay::tokens, tokens + to_start, 2 * token_bytes,
-                          full);
+        arch::bulk_load(to + lay::tokens, tokens + to_start, 2 * token_bytes,
+                        full);
       if (reverse) {
-        hopper::bulk_load(to + lay::d_o, a.d_o + value_at, lay::small, full);
-        hopper::bulk_load(to + lay::Qt, a.Qt + key_at, lay::big, full);
-        hopper::bulk_load(to + lay::Z, a.Z + value_at, lay::small, full);
+        arch::bulk_load(to + lay::d_o, a.d_o + value_at, lay::small, full);
+        arch::bulk_load(to + lay::Qt, a.Qt + key_at, lay::big, full);
+        arch::bulk_load(to + lay::Z, a.Z + value_at, lay::small, full);
       } else {
         if (one_beta)
-          hopper::bulk_load(to + lay::tokens + token_bytes, tokens + to_beta,
-                            token_bytes, full);
-        hopper::bulk_load(to + lay::T, a.T + at * chunk * chunk, tile_bytes,
-                          full);
+          arch::bulk_load(to + lay::tokens + token_bytes, tokens + to_beta,
+                          token_bytes, full);
+        arch::bulk_load(to + lay::T, a.T + at * chunk * chunk, tile_bytes,
+                        full);
       }
-      hopper::bulk_load(to + (reverse ? lay::Rt : lay::M),
-                        (reverse ? a.Rt : a.M) + key_at, lay::big, full);
+      arch::bulk_load(to + (reverse ? lay::Rt : lay::M),
+                      (reverse ? a.Rt : a.M) + key_at, lay::big, full);
     }
     if (!reverse) {
 #pragma unroll
@@ -222,15 +223,16 @@ __device__ __forceinline__ void fill_stages(const arguments& a,
         const int next = valid ? i * step : -row;
         const std::uint32_t there =
             to + i * step * 32 + (piece ^ (i * step & 4) * 4);
-        mma::copy16(there + lay::v, v + next * p.v.token, valid);
-        if (gdn2) mma::copy16(there + lay::w, w + next * p.w.token, valid);
+        arch::copy_async_16(there + lay::v, v + next * p.v.token, valid);
+        if (gdn2)
+          arch::copy_async_16(there + lay::w, w + next * p.w.token, valid);
       }
-      hopper::copy_async_arrive(full);
+      arch::copy_async_arrive(full);
       v += chunk * p.v.token, w += chunk * p.w.token, left -= chunk;
     }
     if (++stage == lay::stages) stage = 0, phase ^= 1;
   }
-  mma::copy_wait<0>();
+  arch::copy_async_wait<0>();
 }
 
 /// `Scalar`: one decay a head; Rt, Qt are k, q, their factors apart.
@@ -255,23 +257,23 @@ __global__ void __launch_bounds__(walk_layout<K, Warps>::threads, 1)
   const int sequence = index / (splits * p.HV);
   const int begin = a.first_chunk[sequence],
             count = a.first_chunk[sequence + 1] - begin;
-  const std::uint32_t shared = mma::shared_address(memory);
+  const std::uint32_t shared = arch::shared_address(memory);
   if (threadIdx.x == 0) {
     for (int i = 0; i < lay::stages; ++i) {
-      hopper::barrier_init(shared + lay::full + 8 * i, reverse ? 1 : 33);
-      hopper::barrier_init(shared + lay::empty + 8 * i, Warps);
+      arch::barrier_init(shared + lay::full + 8 * i, reverse ? 1 : 33);
+      arch::barrier_init(shared + lay::empty + 8 * i, Warps);
     }
-    hopper::fence_async_proxy();
+    arch::fence_async_proxy();
   }
   __syncthreads();
   if (warp >= Warps) {
-    if constexpr (Warps == 8) hopper::shrink_registers<40>();
+    if constexpr (Warps == 8) arch::shrink_registers<40>();
     if (warp > Warps) return;
     fill_stages<E, K, V, Warps, Scalar>(a, shared, reverse, sequence, begin,
                                         count, head, part, lane);
     return;
   }
-  if constexpr (Warps == 8) hopper::grow_registers<232>();
+  if constexpr (Warps == 8) arch::grow_registers<232>();
   const int v = (part * Warps + warp) * 16;
   const std::int64_t state_at =
       (static_cast<std::int64_t>(sequence) * p.HV + head) * K * V;
@@ -281,16 +283,15 @@ __global__ void __launch_bounds__(walk_layout<K, Warps>::threads, 1)
   // Calls step(offset of the stage) when it is full, then frees it.
   int stage = 0, phase = 0;
   auto in_stage = [&](auto&& step) {
-    hopper::barrier_wait(shared + lay::full + 8 * stage, phase);
+    arch::barrier_wait(shared + lay::full + 8 * stage, phase);
     step(stage * lay::stage);
-    __syncwarp();
-    if (lane == 0) hopper::barrier_arrive(shared + lay::empty + 8 * stage);
+    arch::barrier_arrive_warp(shared + lay::empty + 8 * stage, lane);
     if (++stage == lay::stages) stage = 0, phase ^= 1;
   };
 
   if (!reverse) {
     const bool gdn2 = !Scalar && p.family == family::gdn2;
-    const std::uint32_t in_T = mma::tile_offset<chunk>(
+    const std::uint32_t in_T = arch::tile_offset<chunk>(
         (lane >> 4) * 8 + (lane & 7), ((lane >> 3) & 1) * 8);
 #pragma unroll
     for (int j = 0; j < K / 8; ++j)
@@ -313,14 +314,15 @@ __global__ void __launch_bounds__(walk_layout<K, Warps>::threads, 1)
                                   from + lay::Rt + in.right, decay, 1.f, lane);
         // Rt of the first chunk is lifted.
         const float unlift_R = !Scalar && i == 0 ? 1 / first_lift : 1.f;
-        quad_reg x[4];  // U'
+        fragment x[4];  // U'
 #pragma unroll
         for (int tb = 0; tb < 4; ++tb) {
-          const quad_reg y =
-              mma::ldmatrix_trans(from + lay::v + in.panel + tb * 512);
-          quad_reg gate;
+          const fragment y = arch::load_matrices_transposed(
+              from + lay::v + in.panel + tb * 512);
+          fragment gate;
           if (gdn2)
-            gate = mma::ldmatrix_trans(from + lay::w + in.panel + tb * 512);
+            gate = arch::load_matrices_transposed(from + lay::w + in.panel +
+                                                  tb * 512);
 #pragma unroll
           for (int n = 0; n < 4; ++n) {
             float2 z = element<E>::unpack(y.r[n]);
@@ -347,12 +349,12 @@ __global__ void __launch_bounds__(walk_layout<K, Warps>::threads, 1)
           float y[2][4] = {};
 #pragma unroll
           for (int kb = 0; kb <= tb; ++kb) {
-            const quad_reg t = mma::ldmatrix(
+            const fragment t = arch::load_matrices(
                 ((from + lay::T + in_T) ^ (kb * 32)) + tb * 32 * chunk);
-            mma::multiply_fp16(y[0], x[kb], t.r[0], t.r[1]);
-            mma::multiply_fp16(y[1], x[kb], t.r[2], t.r[3]);
+            arch::multiply<__half>(y[0], x[kb], t.r[0], t.r[1]);
+            arch::multiply<__half>(y[1], x[kb], t.r[2], t.r[3]);
           }
-          const quad_reg rows = transposed({{operand::pack(y[0][0], y[0][1]),
+          const fragment rows = transposed({{operand::pack(y[0][0], y[0][1]),
                                              operand::pack(y[0][2], y[0][3]),
                                              operand::pack(y[1][0], y[1][1]),
                                              operand::pack(y[1][2], y[1][3])}});
@@ -397,10 +399,11 @@ __global__ void __launch_bounds__(walk_layout<K, Warps>::threads, 1)
                               from + lay::M + in.right, decay, lift, lane);
 #pragma unroll
     for (int tb = 0; tb < 4; ++tb) {
-      quad_reg o = mma::ldmatrix_trans(from + lay::d_o + in.panel + tb * 512);
-      const quad_reg y =
-          mma::ldmatrix_trans(from + lay::Z + in.panel + tb * 512);
-      quad_reg x, scaled;
+      fragment o =
+          arch::load_matrices_transposed(from + lay::d_o + in.panel + tb * 512);
+      const fragment y =
+          arch::load_matrices_transposed(from + lay::Z + in.panel + tb * 512);
+      fragment x, scaled;
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
         const float2 z = operand::unpack(y.r[n]);
@@ -420,10 +423,10 @@ __global__ void __launch_bounds__(walk_layout<K, Warps>::threads, 1)
           o.r[n] = operand::pack(d.x * (f.x * scale), d.y * (f.y * scale));
         }
       }
-      if (!Scalar) mma::scale_fp16(o, common_2, common_2);
+      if (!Scalar) arch::scale_columns<__half>(o, common_2, common_2);
       // The first product does not wait for x.
       add_product<Scalar, K>(S, o, from + lay::Qt + in.trans, tb);
-      quad_reg minus = Scalar ? scaled : x;
+      fragment minus = Scalar ? scaled : x;
 #pragma unroll
       for (int n = 0; n < 4; ++n) minus.r[n] ^= 0x80008000u;
       add_product<Scalar, K>(S, minus, from + lay::Rt + in.trans, tb);

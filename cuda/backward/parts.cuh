@@ -1,6 +1,6 @@
 // What the kernels of the chunked backward share: their arguments, the kinds of
 // slice, operands of either format, decayed tiles and pairs formed one by one.
-// The method is described in backward_hopper.cu.
+// The method is described in backward/backward.cu.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -9,14 +9,18 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "arch/barrier.cuh"
+#include "arch/copy.cuh"
+#include "arch/matrix.cuh"
+#include "arch/number.cuh"
+#include "arch/product.cuh"
+#include "arch/shared.cuh"
 #include "common.cuh"
-#include "hopper.cuh"
 #include "kernels.hpp"
-#include "mma.cuh"
 
 namespace carve::cuda::backward_chunks {
 
-using mma::quad_reg;
+using arch::fragment;
 
 constexpr int chunk = 64;
 
@@ -109,7 +113,7 @@ __device__ __forceinline__ const float* shifts_of(const arguments& a,
 /// Byte offset of (row, col) in a tile of 64 rows that whole warpgroups
 /// multiply: panels of 64 columns.
 __device__ __forceinline__ std::uint32_t wide_offset(int row, int col) {
-  return (col >> 6) * (chunk * 128) + mma::tile_offset<64>(row, col & 63);
+  return (col >> 6) * (chunk * 128) + arch::tile_offset<64>(row, col & 63);
 }
 
 /// Where (row, col) of [64,V] stands in panels of 16 columns, in elements.  The
@@ -172,8 +176,8 @@ __device__ __forceinline__ float to_common_scale(float common, float inverse) {
 /// The logistic function of x, and of minus x; both zero where the former is
 /// below the smallest normal number.
 __device__ __forceinline__ float2 logistic(float x) {
-  const float e = power(hopper::min_nan(-log2_e * x, 127.f));
-  const float b = hopper::reciprocal(1.f + e);
+  const float e = power(arch::min_nan(-log2_e * x, 127.f));
+  const float b = arch::reciprocal(1.f + e);
   return {b, e * b};
 }
 
@@ -310,7 +314,7 @@ __device__ __forceinline__ void copy_rows(std::uint32_t to, const tensor& x,
   const std::int64_t step = 8 * x.token;
 #pragma unroll
   for (int i = 0; i < 8; ++i, from += step)
-    mma::copy8(to + i * 16 * K, from, group + 8 * i < c.length);
+    arch::copy_async_8(to + i * 16 * K, from, group + 8 * i < c.length);
 }
 
 /// One 16-bit gate twice in a word.
@@ -436,7 +440,7 @@ __device__ __noinline__ void sum_pairs(pair_terms& y, const problem& p,
   const int qk_head = head / (p.HV / p.H);
   auto entry = [](const std::uint8_t* tile, int row, int col) {
     return __half2float(*reinterpret_cast<const __half*>(
-        tile + mma::tile_offset<chunk>(row, col)));
+        tile + arch::tile_offset<chunk>(row, col)));
   };
   y = {};
   if (t >= c.length) return;
@@ -485,15 +489,15 @@ template <int Columns>
 __device__ __forceinline__ void put_row(std::uint8_t* tile, int row, int base,
                                         int quad, uint2 y) {
   *reinterpret_cast<std::uint32_t*>(
-      tile + mma::tile_offset<Columns>(row, base + 2 * quad)) = y.x;
+      tile + arch::tile_offset<Columns>(row, base + 2 * quad)) = y.x;
   *reinterpret_cast<std::uint32_t*>(
-      tile + mma::tile_offset<Columns>(row, base + 8 + 2 * quad)) = y.y;
+      tile + arch::tile_offset<Columns>(row, base + 8 + 2 * quad)) = y.y;
 }
 /// Byte offset of this lane's first two channels of a row; those of the other
 /// two differ in bit 4.
 template <int Columns>
 __device__ __forceinline__ std::uint32_t tile_row(int row, int base, int quad) {
-  return mma::tile_offset<Columns>(row, base + 2 * quad);
+  return arch::tile_offset<Columns>(row, base + 2 * quad);
 }
 __device__ __forceinline__ void put_pair(std::uint8_t* tile, std::uint32_t at,
                                          std::uint32_t x, std::uint32_t y) {
@@ -503,16 +507,16 @@ __device__ __forceinline__ void put_pair(std::uint8_t* tile, std::uint32_t at,
 
 /// acc (16x16) += a (16x16, fp16) b (16x16, of this kind), twice.
 __device__ __forceinline__ void multiply_kind(unsigned kind, float (&acc)[2][4],
-                                              quad_reg a, const quad_reg& b,
+                                              fragment a, const fragment& b,
                                               float (&acc_2)[2][4],
-                                              quad_reg a_2,
-                                              const quad_reg& b_2) {
+                                              fragment a_2,
+                                              const fragment& b_2) {
   if (kind == bfloat) {
     // The left operands in two parts, so that they are not rounded again.
     using E = element<__nv_bfloat16>;
 #pragma unroll
     for (int part = 0; part < 2; ++part) {
-      quad_reg z, z_2;
+      fragment z, z_2;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         float2 x = operand::unpack(a.r[i]), y = operand::unpack(a_2.r[i]);
@@ -523,22 +527,22 @@ __device__ __forceinline__ void multiply_kind(unsigned kind, float (&acc)[2][4],
         z.r[i] = E::pack(x.x - p.x, x.y - p.y);
         z_2.r[i] = E::pack(y.x - q.x, y.y - q.y);
       }
-      mma::multiply_bf16(acc[0], z, b.r[0], b.r[1]);
-      mma::multiply_bf16(acc[1], z, b.r[2], b.r[3]);
-      mma::multiply_bf16(acc_2[0], z_2, b_2.r[0], b_2.r[1]);
-      mma::multiply_bf16(acc_2[1], z_2, b_2.r[2], b_2.r[3]);
+      arch::multiply<__nv_bfloat16>(acc[0], z, b.r[0], b.r[1]);
+      arch::multiply<__nv_bfloat16>(acc[1], z, b.r[2], b.r[3]);
+      arch::multiply<__nv_bfloat16>(acc_2[0], z_2, b_2.r[0], b_2.r[1]);
+      arch::multiply<__nv_bfloat16>(acc_2[1], z_2, b_2.r[2], b_2.r[3]);
     }
   } else {
-    mma::multiply_fp16(acc[0], a, b.r[0], b.r[1]);
-    mma::multiply_fp16(acc[1], a, b.r[2], b.r[3]);
-    mma::multiply_fp16(acc_2[0], a_2, b_2.r[0], b_2.r[1]);
-    mma::multiply_fp16(acc_2[1], a_2, b_2.r[2], b_2.r[3]);
+    arch::multiply<__half>(acc[0], a, b.r[0], b.r[1]);
+    arch::multiply<__half>(acc[1], a, b.r[2], b.r[3]);
+    arch::multiply<__half>(acc_2[0], a_2, b_2.r[0], b_2.r[1]);
+    arch::multiply<__half>(acc_2[1], a_2, b_2.r[2], b_2.r[3]);
   }
 }
 
 /// A right operand's two rows of tokens scaled: `low` holds the factors of
 /// rows 2 quad and 2 quad + 1, `high` those of 8 more.
-__device__ __forceinline__ quad_reg scale_rows(quad_reg x, float2 low,
+__device__ __forceinline__ fragment scale_rows(fragment x, float2 low,
                                                float2 high) {
 #pragma unroll
   for (int n = 0; n < 4; ++n) {

@@ -42,10 +42,10 @@
 
 #include "backward/content_gate.cuh"
 #include "backward/content_walk.cuh"
-#include "backward_gradients.cuh"
-#include "backward_parts.cuh"
-#include "backward_prepare.cuh"
-#include "backward_walk.cuh"
+#include "backward/gradients.cuh"
+#include "backward/parts.cuh"
+#include "backward/prepare.cuh"
+#include "backward/walk.cuh"
 
 namespace carve::cuda {
 namespace {

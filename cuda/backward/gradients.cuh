@@ -2,7 +2,7 @@
 // states (`chunk_gradients`, and `scalar_gradients` for one decay a head).
 #pragma once
 
-#include "backward_parts.cuh"
+#include "backward/parts.cuh"
 
 namespace carve::cuda::backward_chunks {
 
@@ -10,15 +10,15 @@ namespace carve::cuda::backward_chunks {
 template <int V>
 __device__ __forceinline__ std::uint32_t tile_of_panel(int piece) {
   const int row = piece % 128 / 2;
-  return mma::tile_offset<V>(row,
-                             piece / 128 * 16 + ((piece ^ (row >> 2)) & 1) * 8);
+  return arch::tile_offset<V>(
+      row, piece / 128 * 16 + ((piece ^ (row >> 2)) & 1) * 8);
 }
 
 /// The same of the 16 bytes `piece` of a tile by wide_offset.
 template <int V>
 __device__ __forceinline__ std::uint32_t tile_of_wide(int piece) {
   const int row = piece % 512 / 8;
-  return mma::tile_offset<V>(row, piece / 512 * 64 + ((piece ^ row) & 7) * 8);
+  return arch::tile_offset<V>(row, piece / 512 * 64 + ((piece ^ row) & 7) * 8);
 }
 
 /// Two blocks a multiprocessor: one loads while the other computes.
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(256, 2)
   const int qk_head = head / (p.HV / p.H);
   const bool grouped = p.HV != p.H;
   const std::int64_t at = static_cast<std::int64_t>(index) * p.HV + head;
-  const std::uint32_t shared = mma::shared_address(memory);
+  const std::uint32_t shared = arch::shared_address(memory);
   auto at_channel = [&](int offset) {
     return reinterpret_cast<float*>(memory + offset) + channel;
   };
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(256, 2)
   };
 
   if (beside_walk) {
-    if (tid == 0) hopper::wait_flag(a.ready + at);
+    if (tid == 0) arch::wait_flag<true>(a.ready + at);
     __syncthreads();
   }
 #pragma unroll
@@ -115,14 +115,14 @@ __global__ void __launch_bounds__(256, 2)
     const std::int64_t from = at * chunk * V + (tid + i * threads) * 8;
     const std::uint32_t to = shared + tile_of_panel<V>(tid + i * threads);
     const std::uint32_t wide = shared + tile_of_wide<V>(tid + i * threads);
-    mma::copy16(to + lay::d_o, a.d_o + from, true);
-    mma::copy16((Content ? wide : to) + lay::dR, a.dR + from, true);
-    mma::copy16(wide + lay::U, a.U + from, true);
+    arch::copy_async_16(to + lay::d_o, a.d_o + from, true);
+    arch::copy_async_16((Content ? wide : to) + lay::dR, a.dR + from, true);
+    arch::copy_async_16(wide + lay::U, a.U + from, true);
   }
-  mma::copy_commit();
+  arch::copy_async_commit();
   // Only now, since what stands above does not wait for the table.
   if (c.length < 0) {
-    mma::copy_wait<0>();
+    arch::copy_async_wait<0>();
     return;
   }
   const float2 norm = cotangent_scale(a, c.sequence, head);
@@ -223,7 +223,7 @@ __global__ void __launch_bounds__(256, 2)
       }
     }
     // Both halves of a slice read each other's rows.
-    if (turn > 0) mma::named_barrier(1 + warp % slices, 64);
+    if (turn > 0) arch::sync_group<64>(arch::named::slice + warp % slices);
     if (turn == 0) {
       uint4 v_raw[value_turns], w_raw[value_turns];
 #pragma unroll
@@ -234,7 +234,7 @@ __global__ void __launch_bounds__(256, 2)
             row_of<E>(p.v, c.batch, c.first + row, head) + col);
         w_raw[i] = fetch_write<E, Content>(p, c, row, head, col);
       }
-      mma::copy_wait<0>();
+      arch::copy_async_wait<0>();
       __syncthreads();
       // dv = dR*w and dw = dR*v.
 #pragma unroll
@@ -244,7 +244,7 @@ __global__ void __launch_bounds__(256, 2)
         float d[8], v[8], w[8], total = 0.f;
         unpack8<__half>(
             d, *reinterpret_cast<const uint4*>(memory + lay::dR +
-                                               mma::tile_offset<V>(row, col)));
+                                               arch::tile_offset<V>(row, col)));
         unpack8<E>(v, v_raw[i]);
         unpack8<E>(w, w_raw[i]);
 #pragma unroll
@@ -276,8 +276,8 @@ __global__ void __launch_bounds__(256, 2)
 
     // Where this lane's ldmatrix rows begin in tiles of V and of 64 columns; a
     // column block is added by exclusive or.
-    const std::uint32_t in_V = mma::tile_offset<V>(lane & 15, (lane >> 4) * 8);
-    const std::uint32_t in_V_right = mma::tile_offset<V>(
+    const std::uint32_t in_V = arch::tile_offset<V>(lane & 15, (lane >> 4) * 8);
+    const std::uint32_t in_V_right = arch::tile_offset<V>(
         (lane >> 4) * 8 + (lane & 7), ((lane >> 3) & 1) * 8);
     // dP = scale tril(do U^T) and -dL = stril(dR U^T): twenty products of
     // 16 x 16.
@@ -293,10 +293,11 @@ __global__ void __launch_bounds__(256, 2)
       float y[2][4] = {};
 #pragma unroll
       for (int kb = 0; kb < V / 16; ++kb) {
-        const quad_reg l = mma::ldmatrix(left_at + (in_V ^ (kb * 32)));
-        const quad_reg r = mma::ldmatrix(right_at + (in_V_right ^ (kb * 32)));
-        mma::multiply_fp16(y[0], l, r.r[0], r.r[1]);
-        mma::multiply_fp16(y[1], l, r.r[2], r.r[3]);
+        const fragment l = arch::load_matrices(left_at + (in_V ^ (kb * 32)));
+        const fragment r =
+            arch::load_matrices(right_at + (in_V_right ^ (kb * 32)));
+        arch::multiply<__half>(y[0], l, r.r[0], r.r[1]);
+        arch::multiply<__half>(y[1], l, r.r[2], r.r[3]);
       }
       const float factor = is_P ? scale : 1.f;
       const int keep = is_P ? 0 : 1;  // least t - s
@@ -310,7 +311,7 @@ __global__ void __launch_bounds__(256, 2)
           const float hi = t - s - 1 >= keep ? y[n][2 * h + 1] * factor : 0.f;
           *reinterpret_cast<std::uint32_t*>(
               memory + (is_P ? lay::dP : lay::dL) +
-              mma::tile_offset<chunk>(t, s)) = operand::pack(lo, hi);
+              arch::tile_offset<chunk>(t, s)) = operand::pack(lo, hi);
         }
       }
     }
@@ -333,21 +334,21 @@ __global__ void __launch_bounds__(256, 2)
                     ds = Content ? dS[vb * 2 * K] : __ldg(dS + vb * 2 * K);
         if (!second) {
           // dS's registers are as well the left operand of its transpose.
-          mma::multiply_fp16(dot, {{ds.x, 0, ds.y, 0}}, s.x, s.y);
-          mma::multiply_fp16(dot, {{0, ds.z, 0, ds.w}}, s.z, s.w);
+          arch::multiply<__half>(dot, {{ds.x, 0, ds.y, 0}}, s.x, s.y);
+          arch::multiply<__half>(dot, {{0, ds.z, 0, ds.w}}, s.z, s.w);
         }
         const std::uint32_t from = rows + (in_V ^ (vb * 32));
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
-          const quad_reg o = mma::ldmatrix(from + lay::d_o + m * 32 * V);
-          mma::multiply_fp16(dq[m][0], o, s.x, s.y);
-          mma::multiply_fp16(dq[m][1], o, s.z, s.w);
-          const quad_reg r = mma::ldmatrix(from + lay::dR + m * 32 * V);
-          mma::multiply_fp16(dr[m][0], r, s.x, s.y);
-          mma::multiply_fp16(dr[m][1], r, s.z, s.w);
-          const quad_reg u = mma::ldmatrix(from + lay::U + m * 32 * V);
-          mma::multiply_fp16(dk[m][0], u, ds.x, ds.y);
-          mma::multiply_fp16(dk[m][1], u, ds.z, ds.w);
+          const fragment o = arch::load_matrices(from + lay::d_o + m * 32 * V);
+          arch::multiply<__half>(dq[m][0], o, s.x, s.y);
+          arch::multiply<__half>(dq[m][1], o, s.z, s.w);
+          const fragment r = arch::load_matrices(from + lay::dR + m * 32 * V);
+          arch::multiply<__half>(dr[m][0], r, s.x, s.y);
+          arch::multiply<__half>(dr[m][1], r, s.z, s.w);
+          const fragment u = arch::load_matrices(from + lay::U + m * 32 * V);
+          arch::multiply<__half>(dk[m][0], u, ds.x, ds.y);
+          arch::multiply<__half>(dk[m][1], u, ds.z, ds.w);
         }
       }
     }
@@ -438,12 +439,12 @@ __global__ void __launch_bounds__(256, 2)
     const std::uint32_t in_chunk =
         shared + lay::dP + second * 64 * chunk;  // rows of this half
     const std::uint32_t in_chunk_left =
-        mma::tile_offset<chunk>(lane & 15, (lane >> 4) * 8);
-    const std::uint32_t in_chunk_trans = mma::tile_offset<chunk>(
+        arch::tile_offset<chunk>(lane & 15, (lane >> 4) * 8);
+    const std::uint32_t in_chunk_trans = arch::tile_offset<chunk>(
         (lane >> 4) * 8 + (lane & 7), ((lane >> 3) & 1) * 8);
     const std::uint32_t in_K =
-        shared + mma::tile_offset<64>(((lane >> 3) & 1) * 8 + (lane & 7),
-                                      base + (lane >> 4) * 8);
+        shared + arch::tile_offset<64>(((lane >> 3) & 1) * 8 + (lane & 7),
+                                       base + (lane >> 4) * 8);
 #pragma unroll
     for (int sb = 0; sb < 4; ++sb) {
       if (sb > 2 * second + 1) break;
@@ -466,14 +467,15 @@ __global__ void __launch_bounds__(256, 2)
           }
         }
       }
-      const quad_reg k = mma::ldmatrix_trans(in_K + lay::k + sb * 32 * 64);
+      const fragment k =
+          arch::load_matrices_transposed(in_K + lay::k + sb * 32 * 64);
       const std::uint32_t from = in_chunk + (in_chunk_left ^ (sb * 32));
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
         if (sb > 2 * second + m) continue;
-        const quad_reg y = mma::ldmatrix(from + m * 32 * chunk);
-        const quad_reg z =
-            mma::ldmatrix(from + m * 32 * chunk + (lay::dL - lay::dP));
+        const fragment y = arch::load_matrices(from + m * 32 * chunk);
+        const fragment z =
+            arch::load_matrices(from + m * 32 * chunk + (lay::dL - lay::dP));
         multiply_kind(kind, dq[m], y, k, dr[m], z, k);
       }
     }
@@ -495,15 +497,18 @@ __global__ void __launch_bounds__(256, 2)
             dk[m][i >> 2][i & 3] *= f[(i >> 2) * 2 + (i & 1)];
         }
       }
-      const quad_reg q = mma::ldmatrix_trans(in_K + lay::q + tb * 32 * 64);
-      const quad_reg r = mma::ldmatrix_trans(in_K + lay::R + tb * 32 * 64);
+      const fragment q =
+          arch::load_matrices_transposed(in_K + lay::q + tb * 32 * 64);
+      const fragment r =
+          arch::load_matrices_transposed(in_K + lay::R + tb * 32 * 64);
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
         if (tb < 2 * second + m) continue;
         const std::uint32_t from = shared + lay::dP + tb * 32 * chunk +
                                    (in_chunk_trans ^ (second * 64 + m * 32));
-        const quad_reg y = mma::ldmatrix_trans(from);
-        const quad_reg z = mma::ldmatrix_trans(from + (lay::dL - lay::dP));
+        const fragment y = arch::load_matrices_transposed(from);
+        const fragment z =
+            arch::load_matrices_transposed(from + (lay::dL - lay::dP));
         multiply_kind(kind, dk[m], y, q, dk[m], z, r);
       }
     }
@@ -640,7 +645,7 @@ __global__ void __launch_bounds__(256, 2)
       write(lay::tail + second * K * 4, tail);
       if (second) write(lay::later, sum);
     }
-    mma::named_barrier(1 + warp % slices, 64);
+    arch::sync_group<64>(arch::named::slice + warp % slices);
     {
       float other[4], later[4] = {};
       read(other, lay::tail + (1 - second) * K * 4);
@@ -728,41 +733,41 @@ __global__ void __launch_bounds__(K * 4, K + V == 128 ? 2 : 1)
   const int first_row = 32 * second + group;  // then 8, 16 and 24 more
   const bool grouped = p.HV != p.H;
   const int items = a.first_chunk[p.N] * p.HV, stride = gridDim.x;
-  const std::uint32_t d_o = mma::shared_address(m.d_o),
-                      dR = mma::shared_address(m.dR),
-                      U = mma::shared_address(m.U),
-                      q_tile = mma::shared_address(m.q),
-                      k_tile = mma::shared_address(m.k),
-                      dP = mma::shared_address(m.dP),
-                      values_full = mma::shared_address(&m.values_full),
-                      keys_full = mma::shared_address(&m.keys_full),
-                      state_full = mma::shared_address(m.state_full);
+  const std::uint32_t d_o = arch::shared_address(m.d_o),
+                      dR = arch::shared_address(m.dR),
+                      U = arch::shared_address(m.U),
+                      q_tile = arch::shared_address(m.q),
+                      k_tile = arch::shared_address(m.k),
+                      dP = arch::shared_address(m.dP),
+                      values_full = arch::shared_address(&m.values_full),
+                      keys_full = arch::shared_address(&m.keys_full),
+                      state_full = arch::shared_address(m.state_full);
   constexpr std::uint32_t to_dL = chunk * chunk * 2;
 
   const auto bring_values = [&](int item, int parity) {
     if (item >= items) return;
-    hopper::barrier_expect(values_full, 3 * value_bytes + factor_bytes);
+    arch::barrier_expect(values_full, 3 * value_bytes + factor_bytes);
     const std::int64_t at = static_cast<std::int64_t>(item) * chunk * V;
-    hopper::bulk_load(d_o, a.d_o + at, value_bytes, values_full);
-    hopper::bulk_load(dR, a.dR + at, value_bytes, values_full);
-    hopper::bulk_load(U, a.U + at, value_bytes, values_full);
-    hopper::bulk_load(mma::shared_address(m.factors[parity]),
-                      a.factors + static_cast<std::int64_t>(item) * 4 * chunk,
-                      factor_bytes, values_full);
+    arch::bulk_load(d_o, a.d_o + at, value_bytes, values_full);
+    arch::bulk_load(dR, a.dR + at, value_bytes, values_full);
+    arch::bulk_load(U, a.U + at, value_bytes, values_full);
+    arch::bulk_load(arch::shared_address(m.factors[parity]),
+                    a.factors + static_cast<std::int64_t>(item) * 4 * chunk,
+                    factor_bytes, values_full);
   };
   const auto bring_keys = [&](int item) {
     if (item >= items) return;
-    hopper::barrier_expect(keys_full, 2 * key_bytes);
+    arch::barrier_expect(keys_full, 2 * key_bytes);
     const std::int64_t at = static_cast<std::int64_t>(item) * chunk * K;
-    hopper::bulk_load(q_tile, a.Qt + at, key_bytes, keys_full);
-    hopper::bulk_load(k_tile, a.Rt + at, key_bytes, keys_full);
+    arch::bulk_load(q_tile, a.Qt + at, key_bytes, keys_full);
+    arch::bulk_load(k_tile, a.Rt + at, key_bytes, keys_full);
   };
   const auto bring_state = [&](int item, bool of_S, int slot) {
     if (item >= items) return;
     const std::uint32_t full = state_full + 8 * slot;
-    hopper::barrier_expect(full, state_bytes);
-    hopper::bulk_load(
-        mma::shared_address(m.S[slot]),
+    arch::barrier_expect(full, state_bytes);
+    arch::bulk_load(
+        arch::shared_address(m.S[slot]),
         (of_S ? a.S : a.dS) + static_cast<std::int64_t>(item) * (K * V / 4),
         state_bytes, full);
   };
@@ -781,11 +786,10 @@ __global__ void __launch_bounds__(K * 4, K + V == 128 ? 2 : 1)
   };
   if (tid == 32) know(blockIdx.x, 0);
   if (tid == 0) {
-    hopper::barrier_init(values_full, 1);
-    hopper::barrier_init(keys_full, 1);
-    for (int i = 0; i < states; ++i)
-      hopper::barrier_init(state_full + 8 * i, 1);
-    hopper::fence_async_proxy();
+    arch::barrier_init(values_full, 1);
+    arch::barrier_init(keys_full, 1);
+    for (int i = 0; i < states; ++i) arch::barrier_init(state_full + 8 * i, 1);
+    arch::fence_async_proxy();
     const int item = blockIdx.x;
     bring_values(item, 0);
     bring_state(item, true, 0);
@@ -802,13 +806,14 @@ __global__ void __launch_bounds__(K * 4, K + V == 128 ? 2 : 1)
       2 * panel_offset((lane >> 4) * 8 + (lane & 7), ((lane >> 3) & 1) * 8);
   const std::uint32_t in_chunk = dP + second * 64 * chunk;  // rows of this half
   const std::uint32_t in_chunk_left =
-      mma::tile_offset<chunk>(lane & 15, (lane >> 4) * 8);
-  const std::uint32_t in_chunk_trans = mma::tile_offset<chunk>(
+      arch::tile_offset<chunk>(lane & 15, (lane >> 4) * 8);
+  const std::uint32_t in_chunk_trans = arch::tile_offset<chunk>(
       (lane >> 4) * 8 + (lane & 7), ((lane >> 3) & 1) * 8);
-  const std::uint32_t in_K = mma::tile_offset<K>(
+  const std::uint32_t in_K = arch::tile_offset<K>(
       ((lane >> 3) & 1) * 8 + (lane & 7), base + (lane >> 4) * 8);
   // A tile's row of this lane: columns base + 2 quad and 8 more.
-  const std::uint32_t own_row = mma::tile_offset<K>(first_row, base + 2 * quad);
+  const std::uint32_t own_row =
+      arch::tile_offset<K>(first_row, base + 2 * quad);
   const bool want_q = a.d.dq.data && !grouped, want_k = a.d.dk.data && !grouped;
 
   int slot = 0;       // of S; dS is in the next one
@@ -830,7 +835,7 @@ __global__ void __launch_bounds__(K * 4, K + V == 128 ? 2 : 1)
           row_of<E>(p.v, c.batch, c.first + min(value_row, c.length - 1),
                     head) +
           value_col + i * (warps * 4));
-    hopper::barrier_wait(values_full, parity);
+    arch::barrier_wait(values_full, parity);
 
     // dP = scale tril(do U^T) and -dL = stril(dR U^T), by the decay: twenty
     // products of 16 x 16.
@@ -845,10 +850,10 @@ __global__ void __launch_bounds__(K * 4, K + V == 128 ? 2 : 1)
       float y[2][4] = {};
 #pragma unroll
       for (int kb = 0; kb < V / 16; ++kb) {
-        const quad_reg l = mma::ldmatrix(left_at + kb * panel);
-        const quad_reg r = mma::ldmatrix(right_at + kb * panel);
-        mma::multiply_fp16(y[0], l, r.r[0], r.r[1]);
-        mma::multiply_fp16(y[1], l, r.r[2], r.r[3]);
+        const fragment l = arch::load_matrices(left_at + kb * panel);
+        const fragment r = arch::load_matrices(right_at + kb * panel);
+        arch::multiply<__half>(y[0], l, r.r[0], r.r[1]);
+        arch::multiply<__half>(y[1], l, r.r[2], r.r[3]);
       }
       const float by = is_P ? scale : 1.f;
       const int keep = is_P ? 0 : 1;  // least t - s
@@ -866,7 +871,7 @@ __global__ void __launch_bounds__(K * 4, K + V == 128 ? 2 : 1)
                 hi = y[n][2 * h + 1] * by * power(bits - from.y);
           lo = t - s >= keep ? lo : 0.f, hi = t - s - 1 >= keep ? hi : 0.f;
           *reinterpret_cast<std::uint32_t*>(
-              to + mma::tile_offset<chunk>(t, s)) = operand::pack(lo, hi);
+              to + arch::tile_offset<chunk>(t, s)) = operand::pack(lo, hi);
         }
       }
     }
@@ -906,8 +911,8 @@ __global__ void __launch_bounds__(K * 4, K + V == 128 ? 2 : 1)
       const int dS_slot = slot == states - 1 ? 0 : slot + 1;
       const uint4* const S = m.S[slot] + base * 2 + lane;
       const uint4* const dS = m.S[dS_slot] + base * 2 + lane;
-      hopper::barrier_wait(state_full + 8 * slot, full >> slot & 1);
-      hopper::barrier_wait(state_full + 8 * dS_slot, full >> dS_slot & 1);
+      arch::barrier_wait(state_full + 8 * slot, full >> slot & 1);
+      arch::barrier_wait(state_full + 8 * dS_slot, full >> dS_slot & 1);
       full ^= 1u << slot | 1u << dS_slot;
       const std::uint32_t rows = second * 1024 + in_V;
 #pragma unroll 2
@@ -915,21 +920,21 @@ __global__ void __launch_bounds__(K * 4, K + V == 128 ? 2 : 1)
         const uint4 s = S[vb * 2 * K], ds = dS[vb * 2 * K];
         if (!second) {
           // dS's registers are as well the left operand of its transpose.
-          mma::multiply_fp16(dot, {{ds.x, 0, ds.y, 0}}, s.x, s.y);
-          mma::multiply_fp16(dot, {{0, ds.z, 0, ds.w}}, s.z, s.w);
+          arch::multiply<__half>(dot, {{ds.x, 0, ds.y, 0}}, s.x, s.y);
+          arch::multiply<__half>(dot, {{0, ds.z, 0, ds.w}}, s.z, s.w);
         }
         const std::uint32_t from = rows + vb * panel;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const quad_reg o = mma::ldmatrix(d_o + from + i * 512);
-          mma::multiply_fp16(dq[i][0], o, s.x, s.y);
-          mma::multiply_fp16(dq[i][1], o, s.z, s.w);
-          const quad_reg r = mma::ldmatrix(dR + from + i * 512);
-          mma::multiply_fp16(dr[i][0], r, s.x, s.y);
-          mma::multiply_fp16(dr[i][1], r, s.z, s.w);
-          const quad_reg u = mma::ldmatrix(U + from + i * 512);
-          mma::multiply_fp16(dk[i][0], u, ds.x, ds.y);
-          mma::multiply_fp16(dk[i][1], u, ds.z, ds.w);
+          const fragment o = arch::load_matrices(d_o + from + i * 512);
+          arch::multiply<__half>(dq[i][0], o, s.x, s.y);
+          arch::multiply<__half>(dq[i][1], o, s.z, s.w);
+          const fragment r = arch::load_matrices(dR + from + i * 512);
+          arch::multiply<__half>(dr[i][0], r, s.x, s.y);
+          arch::multiply<__half>(dr[i][1], r, s.z, s.w);
+          const fragment u = arch::load_matrices(U + from + i * 512);
+          arch::multiply<__half>(dk[i][0], u, ds.x, ds.y);
+          arch::multiply<__half>(dk[i][1], u, ds.z, ds.w);
         }
       }
       float diagonal = group == 2 * quad ? dot[0] + dot[2] : 0.f;
@@ -946,7 +951,7 @@ __global__ void __launch_bounds__(K * 4, K + V == 128 ? 2 : 1)
     }
     if (tid == 32) know(item + stride, parity ^ 1);
     slot = slot == 0 ? states - 1 : slot - 1;  // two on
-    hopper::barrier_wait(keys_full, parity);
+    arch::barrier_wait(keys_full, parity);
     auto get = [&](float(&y)[4], const __half* tile, int i) {
       const auto* from =
           reinterpret_cast<const std::uint8_t*>(tile) + i * 16 * K;
@@ -974,34 +979,36 @@ __global__ void __launch_bounds__(K * 4, K + V == 128 ? 2 : 1)
 #pragma unroll
     for (int sb = 0; sb < 4; ++sb) {
       if (sb > 2 * second + 1) break;
-      const quad_reg k = mma::ldmatrix_trans(k_tile + in_K + sb * 32 * K);
+      const fragment k =
+          arch::load_matrices_transposed(k_tile + in_K + sb * 32 * K);
       const std::uint32_t from = in_chunk + (in_chunk_left ^ (sb * 32));
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         if (sb > 2 * second + i) continue;
-        const quad_reg y = mma::ldmatrix(from + i * 32 * chunk);
-        const quad_reg z = mma::ldmatrix(from + i * 32 * chunk + to_dL);
+        const fragment y = arch::load_matrices(from + i * 32 * chunk);
+        const fragment z = arch::load_matrices(from + i * 32 * chunk + to_dL);
         multiply_kind(half, dq[i], y, k, dr[i], z, k);
       }
     }
 #pragma unroll
     for (int tb = 3; tb >= 0; --tb) {
       if (tb < 2 * second) break;
-      const quad_reg q = mma::ldmatrix_trans(q_tile + in_K + tb * 32 * K);
+      const fragment q =
+          arch::load_matrices_transposed(q_tile + in_K + tb * 32 * K);
       const auto* const beta = reinterpret_cast<const float2*>(
           factors + to_beta + tb * 16 + 2 * quad);
       const float2 low = beta[0], high = beta[4];
       // Minus R, which spares a sign below.
-      const quad_reg r = scale_rows(
-          mma::ldmatrix_trans(k_tile + in_K + tb * 32 * K),
+      const fragment r = scale_rows(
+          arch::load_matrices_transposed(k_tile + in_K + tb * 32 * K),
           make_float2(-low.x, -low.y), make_float2(-high.x, -high.y));
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         if (tb < 2 * second + i) continue;
         const std::uint32_t from =
             dP + tb * 32 * chunk + (in_chunk_trans ^ (second * 64 + i * 32));
-        const quad_reg y = mma::ldmatrix_trans(from);
-        const quad_reg z = mma::ldmatrix_trans(from + to_dL);
+        const fragment y = arch::load_matrices_transposed(from);
+        const fragment z = arch::load_matrices_transposed(from + to_dL);
         multiply_kind(half, dk[i], y, q, dk[i], z, r);
       }
     }
