@@ -1,7 +1,8 @@
 // How fast are the kernels, against the bytes they cannot avoid moving?
 //
 //   carve-cuda-bench [--family NAME] [--direction forward|backward|decode]
-//                    [--shape BxTxHxD] [--path best|general|columnwise]
+//                    [--shape BxTxHxD]
+//                    [--path best|general|columnwise|in_order]
 //                    [--repeat N]
 //   carve-cuda-bench --workspace
 //   carve-cuda-bench --rivals
@@ -187,16 +188,35 @@ case_data make(family fam, const shape& s, direction way, bool kept,
   return c;
 }
 
-enum class route : int { best, general, columnwise };
+enum class route : int { best, general, columnwise, in_order };
+
+/// A forward that the library would not choose by itself; absent for the routes
+/// that are a path of its own.
+struct forward_way {
+  bool (*supports)(const problem&);
+  status (*workspace)(const problem&, std::size_t*);
+  status (*run)(const problem&, const outputs&, void*, std::size_t,
+                CUstream_st*);
+};
+const forward_way* way_of(route how) {
+  static const forward_way columnwise = {forward_columnwise_supports,
+                                         forward_columnwise_workspace,
+                                         forward_columnwise};
+  static const forward_way in_order = {
+      forward_hopper_supports, forward_hopper_workspace, forward_hopper};
+  return how == route::columnwise ? &columnwise
+         : how == route::in_order ? &in_order
+                                  : nullptr;
+}
 
 status workspace_of(const case_data& c, direction way, route how,
                     std::size_t* bytes) {
   const path via = how == route::general ? path::general : path::best;
   *bytes = 0;
-  if (how == route::columnwise) {
-    if (way != direction::forward || !forward_columnwise_supports(c.p))
-      return {unsupported, "no columnwise kernel for this problem"};
-    return forward_columnwise_workspace(c.p, bytes);
+  if (const forward_way* const own = way_of(how)) {
+    if (way != direction::forward || !own->supports(c.p))
+      return {unsupported, "no such kernel for this problem"};
+    return own->workspace(c.p, bytes);
   }
   if (way == direction::decode) return {};
   if (way == direction::backward) return backward_workspace(c.p, bytes, via);
@@ -209,8 +229,8 @@ status call(const case_data& c, direction way, route how, void* ws,
   if (way == direction::decode) return decode(c.p, c.out.o, c.state, nullptr);
   if (way == direction::backward)
     return backward(c.p, c.grad, ws, bytes, nullptr, via);
-  if (how == route::columnwise)
-    return forward_columnwise(c.p, c.out, ws, bytes, nullptr);
+  if (const forward_way* const own = way_of(how))
+    return own->run(c.p, c.out, ws, bytes, nullptr);
   return forward(c.p, c.out, ws, bytes, nullptr, via);
 }
 
@@ -276,7 +296,7 @@ family family_of(const char* name) {
 }
 
 const char* const direction_names[] = {"forward", "backward", "decode"};
-const char* const route_names[] = {"best", "general", "columnwise"};
+const char* const route_names[] = {"best", "general", "columnwise", "in_order"};
 
 template <std::size_t N>
 int index_of(const char* const (&names)[N], const char* name) {
@@ -313,7 +333,7 @@ void row(family fam, direction way, const shape& s, route how, int repeat,
   }
   const char* kernel =
       way == direction::decode ? "decode"
-      : how == route::best || how == route::general
+      : way_of(how) == nullptr
           ? kernel_name(sets[0].p, way == direction::backward,
                         how == route::general ? path::general : path::best)
           : route_names[static_cast<int>(how)];
@@ -352,6 +372,7 @@ void print_workspace(const std::vector<shape>& shapes) {
     return !info(p.family).content_gate;
   };
   const way ways[] = {
+      {"forward_scan", forward_scan_supports, forward_scan_workspace},
       {"forward_hopper", forward_hopper_supports, forward_hopper_workspace},
       {"forward_columnwise", forward_columnwise_supports,
        forward_columnwise_workspace},
@@ -370,7 +391,9 @@ void print_workspace(const std::vector<shape>& shapes) {
   std::printf("\n");
   for (const way& w : ways)
     for (const family f : families_with_kernels()) {
-      if (!w.supports(sized(f, shapes[0]))) continue;
+      if (std::none_of(shapes.begin(), shapes.end(),
+                       [&](const shape& s) { return w.supports(sized(f, s)); }))
+        continue;
       std::printf("| %s | %s |", w.name, info(f).name.data());
       for (const shape& s : shapes) {
         if (!w.supports(sized(f, s))) {
@@ -378,6 +401,10 @@ void print_workspace(const std::vector<shape>& shapes) {
           continue;
         }
         std::size_t bytes = 0;
+        if (!w.supports(sized(f, s))) {
+          std::printf(" |");
+          continue;
+        }
         w.bytes(sized(f, s), &bytes);
         std::printf(" %.0f |",
                     bytes / (double(s.B) * double(s.T) * double(s.H)));
@@ -389,8 +416,9 @@ void print_workspace(const std::vector<shape>& shapes) {
 [[noreturn]] void usage() {
   std::fprintf(stderr,
                "carve-cuda-bench [--family NAME] [--direction forward|backward|"
-               "decode]\n  [--shape BxTxHxD] [--path best|general|columnwise] "
-               "[--repeat N]\ncarve-cuda-bench --workspace\n"
+               "decode]\n  [--shape BxTxHxD] "
+               "[--path best|general|columnwise|in_order]\n  [--repeat "
+               "N]\ncarve-cuda-bench --workspace\n"
                "carve-cuda-bench --rivals\n");
   std::exit(2);
 }

@@ -194,6 +194,8 @@ bool delta_steps(const problem& p) {
 bool any(const problem&) { return true; }
 
 constexpr way<outputs> ways_forward[] = {
+    {"forward_scan", 9, false, delta_steps<forward_scan_supports>,
+     forward_scan_workspace, forward_scan},
     {"forward_hopper", 9, false, delta_steps<forward_hopper_supports>,
      forward_hopper_workspace, forward_hopper},
     {"forward_columnwise", 0, false, delta_steps<forward_columnwise_supports>,

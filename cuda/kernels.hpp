@@ -15,6 +15,12 @@ status forward_hopper_workspace(const problem&, std::size_t* bytes);
 status forward_hopper(const problem&, const outputs&, void* workspace,
                       std::size_t bytes, CUstream_st* stream);
 
+// The same of sequences cut into pieces (forward/scan.cu).
+bool forward_scan_supports(const problem&);
+status forward_scan_workspace(const problem&, std::size_t* bytes);
+status forward_scan(const problem&, const outputs&, void* workspace,
+                    std::size_t bytes, CUstream_st* stream);
+
 // Chunked backward on Hopper's tensor cores (backward/backward.cu).
 bool backward_hopper_supports(const problem&);
 status backward_hopper_workspace(const problem&, std::size_t* bytes);

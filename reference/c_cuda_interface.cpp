@@ -40,6 +40,8 @@ const char* carve_cuda_kernel(const carve_cuda_problem*, int) { return "none"; }
 
 #else
 
+#include <optional>
+
 #include "carve/cuda.hpp"
 #include "carve/family_name.hpp"
 
@@ -69,6 +71,40 @@ cuda::path path_of(const carve_cuda_problem& p) {
   return p.general ? cuda::path::general : cuda::path::best;
 }
 
+std::optional<erase_order> order_of(carve_cuda_erase_order order) {
+  switch (order) {
+    case CARVE_CUDA_ERASE_ORDER_OF_FAMILY:
+      return {};
+    case CARVE_CUDA_ERASE_AFTER_DECAY:
+      return erase_order::after_decay;
+    case CARVE_CUDA_ERASE_BEFORE_DECAY:
+      return erase_order::before_decay;
+  }
+  throw error("erase_order: not one of its values, got ",
+              static_cast<int>(order));
+}
+
+/// A tensor that is the same one in C and in C++, and its gradient.
+struct same_tensor {
+  carve_cuda_tensor carve_cuda_problem::*from;
+  cuda::tensor cuda::problem::*to;
+  carve_cuda_tensor carve_cuda_gradients::*gradient_from;
+  cuda::tensor cuda::gradients::*gradient_to;
+};
+
+#define CARVE_SAME_TENSOR(x)                                                \
+  same_tensor {                                                             \
+    &carve_cuda_problem::x, &cuda::problem::x, &carve_cuda_gradients::d##x, \
+        &cuda::gradients::d##x                                              \
+  }
+constexpr same_tensor same_tensors[] = {
+    CARVE_SAME_TENSOR(q), CARVE_SAME_TENSOR(k),    CARVE_SAME_TENSOR(v),
+    CARVE_SAME_TENSOR(g), CARVE_SAME_TENSOR(beta), CARVE_SAME_TENSOR(b),
+    CARVE_SAME_TENSOR(e), CARVE_SAME_TENSOR(w),    CARVE_SAME_TENSOR(gd),
+    CARVE_SAME_TENSOR(E), CARVE_SAME_TENSOR(p),    CARVE_SAME_TENSOR(eta),
+    CARVE_SAME_TENSOR(r), CARVE_SAME_TENSOR(y),    CARVE_SAME_TENSOR(w_last)};
+#undef CARVE_SAME_TENSOR
+
 cuda::problem problem_of(const carve_cuda_problem* from) {
   const carve_cuda_problem& c = given(from, "problem");
   cuda::problem p;
@@ -78,9 +114,9 @@ cuda::problem problem_of(const carve_cuda_problem* from) {
   p.B = c.B, p.T = c.T, p.H = c.H, p.HV = c.HV, p.K = c.K, p.V = c.V;
   p.N = c.N, p.window = c.window, p.rank = c.rank;
   p.read_before = c.read_before != 0, p.scale = c.scale;
-  p.q = tensor_of(c.q), p.k = tensor_of(c.k), p.v = tensor_of(c.v);
-  p.g = tensor_of(c.g), p.beta = tensor_of(c.beta), p.b = tensor_of(c.b);
-  p.e = tensor_of(c.e), p.w = tensor_of(c.w);
+  p.substeps = c.substeps == 0 ? 1 : c.substeps;
+  p.erase_reads = order_of(c.erase_order);
+  for (const same_tensor& t : same_tensors) p.*t.to = tensor_of(c.*t.from);
   p.cu_seqlens = c.cu_seqlens, p.initial_state = c.initial_state;
   p.w_down = c.w_down, p.w_up = c.w_up;
   return p;
@@ -150,8 +186,8 @@ carve_status carve_cuda_backward(const carve_cuda_problem* problem,
     const auto of = program::tensor_of;
     r.d_o = of(c.d_o), r.d_final_state = c.d_final_state;
     r.window_means = c.window_means;
-    r.dq = of(c.dq), r.dk = of(c.dk), r.dv = of(c.dv), r.dg = of(c.dg);
-    r.dbeta = of(c.dbeta), r.db = of(c.db), r.de = of(c.de), r.dw = of(c.dw);
+    for (const program::same_tensor& t : program::same_tensors)
+      r.*t.gradient_to = of(c.*t.gradient_from);
     r.d_initial_state = c.d_initial_state;
     r.d_w_down = c.d_w_down, r.d_w_up = c.d_w_up;
     return cuda::backward(p, r, workspace, bytes,

@@ -32,34 +32,51 @@ __device__ __forceinline__ void barrier_expect(std::uint32_t barrier,
       "r"(bytes)
       : "memory");
 }
+/// Until the phase is over.  `Cluster`: other blocks of it arrive there too.
+template <bool Cluster = false>
 __device__ __forceinline__ void barrier_wait(std::uint32_t barrier,
                                              std::uint32_t phase) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra out;\n"
-      "bra again;\n"
-      "out:\n"
-      "}\n" ::"r"(barrier),
-      "r"(phase)
-      : "memory");
+#define CARVE_BARRIER_WAIT(scope)          \
+  asm volatile(                            \
+      "{\n"                                \
+      ".reg .pred done;\n"                 \
+      "again:\n"                           \
+      "mbarrier.try_wait.parity" scope     \
+      ".shared::cta.b64 done, [%0], %1;\n" \
+      "@done bra out;\n"                   \
+      "bra again;\n"                       \
+      "out:\n"                             \
+      "}\n" ::"r"(barrier),                \
+      "r"(phase)                           \
+      : "memory")
+  if constexpr (Cluster)
+    CARVE_BARRIER_WAIT(".acquire.cluster");
+  else
+    CARVE_BARRIER_WAIT("");
+#undef CARVE_BARRIER_WAIT
 }
 
 /// Whether the phase is over, without waiting for it.
+template <bool Cluster = false>
 __device__ __forceinline__ bool barrier_test(std::uint32_t barrier,
                                              std::uint32_t phase) {
   std::uint32_t done;
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-      "selp.u32 %0, 1, 0, done;\n"
-      "}\n"
-      : "=r"(done)
-      : "r"(barrier), "r"(phase)
-      : "memory");
+#define CARVE_BARRIER_TEST(scope)          \
+  asm volatile(                            \
+      "{\n"                                \
+      ".reg .pred done;\n"                 \
+      "mbarrier.test_wait.parity" scope    \
+      ".shared::cta.b64 done, [%1], %2;\n" \
+      "selp.u32 %0, 1, 0, done;\n"         \
+      "}\n"                                \
+      : "=r"(done)                         \
+      : "r"(barrier), "r"(phase)           \
+      : "memory")
+  if constexpr (Cluster)
+    CARVE_BARRIER_TEST(".acquire.cluster");
+  else
+    CARVE_BARRIER_TEST("");
+#undef CARVE_BARRIER_TEST
   return done != 0;
 }
 
@@ -144,6 +161,21 @@ __device__ __forceinline__ std::uint32_t cluster_address(std::uint32_t address,
                : "r"(address), "r"(rank));
   return y;
 }
+/// An arrival at a barrier of any block of the cluster, by its address there.
+/// (Of what the thread has read before, not written: a release to the cluster
+/// would wait for its stores to global memory too.)
+__device__ __forceinline__ void barrier_arrive_there(std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];\n" ::"r"(barrier)
+               : "memory");
+}
+__device__ __forceinline__ void barrier_expect_there(std::uint32_t barrier,
+                                                     std::uint32_t bytes) {
+  asm volatile(
+      "mbarrier.arrive.expect_tx.release.cluster.shared::cluster.b64 _, [%0], "
+      "%1;\n" ::"r"(barrier),
+      "r"(bytes)
+      : "memory");
+}
 /// Writes to a block of the cluster, four of the bytes that its barrier
 /// expects.
 __device__ __forceinline__ void store_async(std::uint32_t to, float x,
@@ -153,6 +185,18 @@ __device__ __forceinline__ void store_async(std::uint32_t to, float x,
       "[%0], %1, [%2];\n" ::"r"(to),
       "f"(x), "r"(barrier)
       : "memory");
+}
+
+// ---- kernels, one after the other ----
+
+/// The next kernel, launched as `after_trigger`, may start its blocks where
+/// there is room, once all of this one's have said so.
+__device__ __forceinline__ void next_kernel_may_start() {
+  asm volatile("griddepcontrol.launch_dependents;");
+}
+/// Until the kernel before is through and what it wrote is there.
+__device__ __forceinline__ void await_kernel_before() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
 }
 
 // ---- registers, which warpgroups of a block exchange ----

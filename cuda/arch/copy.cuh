@@ -50,6 +50,16 @@ __device__ __forceinline__ void bulk_load(std::uint32_t to, const void* from,
       "l"(from), "r"(bytes), "r"(barrier)
       : "memory");
 }
+/// From this block's shared memory to another's of the cluster.
+__device__ __forceinline__ void bulk_send(std::uint32_t to, std::uint32_t from,
+                                          std::uint32_t bytes,
+                                          std::uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes "
+      "[%0], [%1], %2, [%3];\n" ::"r"(to),
+      "r"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
 __device__ __forceinline__ void bulk_store(void* to, std::uint32_t from,
                                            std::uint32_t bytes) {
   asm volatile(

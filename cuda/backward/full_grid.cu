@@ -62,8 +62,8 @@ __global__ void __launch_bounds__(group* states_memory<K, V, Decay>::groups, 1)
     return;
   }
   if constexpr (memory::walkers == 2) shrink_registers<80>();
-  forward_chunks::prepare_beside<In, K, Decay, axis::head, purpose::states>(
-      p, span, head, m, role - memory::walkers, thread);
+  forward_chunks::prepare_beside<In, K, Decay, axis::head>(
+      p, span, head, m, role - memory::walkers, 0, thread);
 }
 
 template <class In, int K, int V>

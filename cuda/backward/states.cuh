@@ -38,12 +38,14 @@ template <int K, int V, axis Decay>
 struct states_memory {
   static constexpr int walkers = V / 64, preparing = 2, stages = 3;
   static constexpr int groups = walkers + preparing;
-  using tiles = forward_chunks::chunk_tiles<K, axis::head, purpose::states>;
+  static constexpr int together = 1;
+  static constexpr purpose made_for = purpose::states;
+  using tiles = forward_chunks::chunk_tiles<K, axis::head, false>;
   using numbers_of = forward_chunks::gate_numbers;
   tiles blocks[stages];
   tile S[walkers][K / 64];
   tile v[walkers][2];  // of two chunks; x in its place
-  forward_chunks::preparing_memory<K, Decay, false> own[preparing];
+  forward_chunks::preparing_memory<K, Decay, false, false> own[preparing];
   numbers_of numbers[stages];
   std::uint64_t ready[stages], empty[stages];
 };

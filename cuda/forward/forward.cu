@@ -22,12 +22,13 @@
 #include "carve/cuda.hpp"
 #include "chunk/list.cuh"
 #include "common.cuh"
+#include "forward/block.cuh"
 #include "forward/gate.cuh"
 #include "forward/memory.cuh"
+#include "forward/pieces.cuh"
 #include "forward/prepare.cuh"
 #include "forward/roles.cuh"
 #include "forward/walk.cuh"
-#include "gates.cuh"
 #include "kernels.hpp"
 
 namespace carve::cuda {
@@ -35,61 +36,7 @@ namespace {
 
 using namespace forward_chunks;
 
-extern __shared__ __align__(1024) char dynamic_shared[];
-
-/// The tiles of the tensor cores need a boundary of 1024 bytes.
-template <class Memory>
-__device__ __forceinline__ shared<Memory> block_memory() {
-  const std::uint32_t address = shared_address(dynamic_shared);
-  if (address % 1024 != 0) __trap();
-  return {address};
-}
-
 constexpr int round_up(int x, int to) { return (x + to - 1) / to * to; }
-
-/// Makes the barriers of a walking block, before any of its threads waits.
-template <class Memory>
-__device__ __forceinline__ void start_block(shared<Memory> m,
-                                            int arrivals_to_be_ready) {
-  constexpr int walkers = Memory::walkers;
-  if (threadIdx.x == 0) {
-#pragma unroll
-    for (int j = 0; j < Memory::stages; ++j) {
-      barrier_init(m[&Memory::ready][j], arrivals_to_be_ready);
-      barrier_init(m[&Memory::empty][j], 4 * walkers);
-    }
-    if constexpr (Memory::content) {
-      using gate = typename Memory::gate_waits;
-      const shared<gate> b = m[&Memory::gate_barriers];
-      for (int j = 0; j < Memory::stages; ++j) {
-        if (Memory::narrow) barrier_init(b[&gate::keyed][j], 1);
-        barrier_init(b[&gate::erased][j], 4 * walkers);
-      }
-      barrier_init(b[&gate::logits], Memory::narrow ? 1 : group);
-      barrier_init(b[&gate::taken], 2 * group / 32);
-      for (int j = 0; j < 2; ++j) {
-        barrier_init(b[&gate::known][j], 1);
-        if (Memory::narrow)
-          barrier_expect(b[&gate::known][j], Memory::window_bytes);
-      }
-    }
-  }
-  fence_async_proxy();
-  __syncthreads();
-}
-
-/// Registers of a thread: the walkers' grow at the others' cost, where ptxas
-/// would have to give all the same and too few.
-template <int Walkers, int Groups>
-struct registers_of {
-  __device__ static void grow() {
-    if constexpr (Groups > 2) grow_registers<Walkers == 2 ? 176 : 216>();
-  }
-  __device__ static void shrink() {
-    if constexpr (Groups == 3) shrink_registers<Walkers == 2 ? 152 : 144>();
-    if constexpr (Groups == 4) shrink_registers<Walkers == 2 ? 80 : 96>();
-  }
-};
 
 /// All roles in one block: V / 64 walking warpgroups, one or two that prepare
 /// and, with a content gate, one that gates.
@@ -97,12 +44,26 @@ template <class In, int K, int V, axis Decay, axis Erase, axis Write>
 __global__ void __launch_bounds__(
     group* walk_memory<K, V, Decay, Erase, Write, share::all>::groups, 1)
     fused_kernel(const __grid_constant__ problem p,
-                 const __grid_constant__ outputs out) {
+                 const __grid_constant__ outputs out, cut into) {
   using memory = walk_memory<K, V, Decay, Erase, Write, share::all>;
-  using registers = registers_of<memory::walkers, memory::groups>;
+  using registers = registers_of<memory>;
   const shared<memory> m = block_memory<memory>();
-  const int sequence = blockIdx.x / p.HV, head = blockIdx.x % p.HV;
-  const sequence_span span = span_of(p.cu_seqlens, p.T, sequence);
+  int sequence = blockIdx.x / p.HV;
+  const int head = blockIdx.x % p.HV;
+  endpoints states = {sequence, sequence};
+  sequence_span span;
+  if (into.pieces == 1) {
+    span = span_of(p.cu_seqlens, p.T, sequence);
+  } else {
+    await_kernel_before();
+    const int piece = sequence % into.pieces;
+    sequence /= into.pieces;
+    span = span_of(p.cu_seqlens, p.T, sequence);
+    const bool in_order = into.in_order[sequence * p.HV + head] != 0;
+    if (in_order && piece > 0) return;
+    if (!in_order) span = piece_of(span, piece, into.pieces);
+    states.end = in_order || piece == into.pieces - 1 ? sequence : -1;
+  }
   start_block(m, group);
 
   // Broadcast, so that the compiler knows the branch to be uniform.
@@ -111,7 +72,7 @@ __global__ void __launch_bounds__(
   if (role < memory::walkers) {
     registers::grow();
     walk_chunks<In, K, V, Decay, Erase, Write, share::all>(
-        p, out, span, sequence, head, 64 * role, m, role, thread);
+        p, out, span, states, head, 64 * role, m, role, thread);
     return;
   }
   registers::shrink();
@@ -123,7 +84,7 @@ __global__ void __launch_bounds__(
     }
   }
   prepare_beside<In, K, Decay, Erase>(p, span, head, m, role - memory::walkers,
-                                      thread);
+                                      0, thread);
 }
 
 /// A block when walking and preparing are apart: one that walks, or some
@@ -173,11 +134,11 @@ __global__ void __launch_bounds__(
   const sequence_span span = span_of(p.cu_seqlens, p.T, sequence);
   start_block(m, 1);
   if constexpr (together) sync_cluster();
-  using registers = registers_of<walk::walkers, walk::groups>;
+  using registers = registers_of<walk>;
   if (role < walk::walkers) {
     registers::grow();
     walk_chunks<In, K, V, Decay, Erase, Write, Share>(
-        p, out, span, sequence, head, column, m, role, thread);
+        p, out, span, {sequence, sequence}, head, column, m, role, thread);
     // The others' sums come until they are through.
     if constexpr (together) sync_cluster();
     return;
@@ -240,10 +201,7 @@ status launch_split(const problem& p, const outputs& out, char* workspace,
   using layout = split_block<K, V, Decay, Erase, Write, Share>;
   constexpr bool narrow = Share == share::narrow;
   constexpr int cluster = narrow && Erase == axis::content ? V / 64 : 1;
-  int device = 0, processors = 0;
-  CARVE_CUDA_TRY(cudaGetDevice(&device));
-  CARVE_CUDA_TRY(cudaDeviceGetAttribute(
-      &processors, cudaDevAttrMultiProcessorCount, device));
+  const int processors = processors_of_device();
   // Walkers wait for preparers and fill a multiprocessor each, so some must be
   // left over; of a cluster two in one of the eight parts of the chip.
   const int walkers = p.N * p.HV * (narrow ? V / 64 : 1);
@@ -259,25 +217,24 @@ status launch_split(const problem& p, const outputs& out, char* workspace,
       reinterpret_cast<int*>(workspace + static_cast<std::size_t>(slots) *
                                              p.HV * prepared<K, Erase>::bytes);
   CARVE_CUDA_TRY(cudaMemsetAsync(flags, 0, flag_bytes(p), stream));
-  auto kernel = split_kernel<In, K, V, Decay, Erase, Write, Share>;
-  CARVE_CUDA_TRY(cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, layout::bytes));
-  cudaLaunchAttribute together = {};
-  together.id = cudaLaunchAttributeClusterDimension;
-  together.val.clusterDim = {cluster, 1, 1};
-  cudaLaunchConfig_t launch = {};
   const int blocks =
       (lanes * p.HV + layout::prepare::count - 1) / layout::prepare::count;
-  launch.gridDim = dim3(round_up(walkers + blocks, cluster));
-  launch.blockDim = dim3(group * layout::groups);
-  launch.dynamicSmemBytes = layout::bytes;
-  launch.stream = stream;
-  launch.attrs = &together;
-  launch.numAttrs = 1;
-  CARVE_CUDA_TRY(cudaLaunchKernelEx(&launch, kernel, p, out,
-                                    handover{workspace, flags, slots}, walkers,
-                                    lanes));
-  return {};
+  return launch_kernel(split_kernel<In, K, V, Decay, Erase, Write, Share>,
+                       dim3(round_up(walkers + blocks, cluster)),
+                       group * layout::groups, layout::bytes, stream,
+                       clusters_of(cluster), p, out,
+                       handover{workspace, flags, slots}, walkers, lanes);
+}
+
+template <class In, int K, int V, axis Decay, axis Erase, axis Write>
+status launch_fused(const problem& p, const outputs& out, const cut& into,
+                    CUstream_st* stream) {
+  using shape = walk_memory<K, V, Decay, Erase, Write, share::all>;
+  static_assert(sizeof(shape) <= 232448);
+  return launch_kernel(fused_kernel<In, K, V, Decay, Erase, Write>,
+                       dim3(p.N * into.pieces * p.HV), group * shape::groups,
+                       sizeof(shape), stream, beside_the_last(into.pieces > 1),
+                       p, out, into);
 }
 
 template <class In, int K, int V, axis Decay, axis Erase, axis Write>
@@ -293,53 +250,7 @@ status launch(const problem& p, const outputs& out, char* workspace,
       s = launch_split<In, K, V, Decay, Erase, Write, share::wide>(
           p, out, workspace, stream, &launched);
   if (launched || !s) return s;
-  auto kernel = fused_kernel<In, K, V, Decay, Erase, Write>;
-  using shape = walk_memory<K, V, Decay, Erase, Write, share::all>;
-  constexpr int bytes = sizeof(shape);
-  static_assert(bytes <= 232448);
-  CARVE_CUDA_TRY(cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  kernel<<<p.N * p.HV, group * shape::groups, bytes, stream>>>(p, out);
-  CARVE_CUDA_TRY(cudaGetLastError());
-  return {};
-}
-
-// Axes as template arguments.
-template <axis Axis>
-using along = std::integral_constant<axis, Axis>;
-constexpr along<axis::none> none;
-constexpr along<axis::head> head;
-constexpr along<axis::channel> channel;
-constexpr along<axis::content> content;
-
-template <class In, int K, int V>
-status launch_gates(const problem& p, const outputs& out, char* workspace,
-                    CUstream_st* stream) {
-  const family_info& f = info(p.family);
-  const auto run = [&](auto decay, auto erase, auto write) {
-    return launch<In, K, V, decay.value, erase.value, write.value>(
-        p, out, workspace, stream);
-  };
-  // What forward_hopper_supports lets through, told apart by its gates.
-  if (f.content_gate) return run(channel, content, head);
-  if (f.erase == carve::axis::key) return run(channel, channel, channel);
-  if (f.decay == carve::axis::key) return run(channel, head, head);
-  return f.decay == carve::axis::head ? run(head, head, head)
-                                      : run(none, head, head);
-}
-
-template <class In>
-status launch_shape(const problem& p, const outputs& out, char* workspace,
-                    CUstream_st* stream) {
-  if (p.K == 128 && p.V == 128)
-    return launch_gates<In, 128, 128>(p, out, workspace, stream);
-  if (p.K == 128 && p.V == 64)
-    return launch_gates<In, 128, 64>(p, out, workspace, stream);
-  if (p.K == 64 && p.V == 128)
-    return launch_gates<In, 64, 128>(p, out, workspace, stream);
-  if (p.K == 64 && p.V == 64)
-    return launch_gates<In, 64, 64>(p, out, workspace, stream);
-  return {unsupported, "forward_hopper: K or V without a kernel"};
+  return launch_fused<In, K, V, Decay, Erase, Write>(p, out, {}, stream);
 }
 
 bool aligned16(const void* p) {
@@ -394,9 +305,24 @@ status forward_hopper(const problem& p, const outputs& out, void* workspace,
   if (!aligned16(workspace) || (needed > 0 && workspace == nullptr))
     return {bad_argument, "forward_hopper: workspace null or misaligned"};
   if (p.N == 0 || p.HV == 0) return {};
-  char* const ws = static_cast<char*>(workspace);
-  if (p.input == format::fp16) return launch_shape<__half>(p, out, ws, stream);
-  return launch_shape<__nv_bfloat16>(p, out, ws, stream);
+  return with_kind(
+      p, [&](auto in, auto K, auto V, auto decay, auto erase, auto write) {
+        return launch<typename decltype(in)::type, K, V, decay, erase, write>(
+            p, out, static_cast<char*>(workspace), stream);
+      });
+}
+
+status forward_chunks::forward_pieces(const problem& p, const outputs& out,
+                                      const cut& into, CUstream_st* stream) {
+  return with_kind(
+      p,
+      [&](auto in, auto K, auto V, auto decay, auto erase,
+          auto write) -> status {
+        if constexpr (K == V && erase != axis::content)
+          return launch_fused<typename decltype(in)::type, K, V, decay, erase,
+                              write>(p, out, into, stream);
+        return {unsupported, "forward_pieces: a content gate, or K is not V"};
+      });
 }
 
 }  // namespace carve::cuda

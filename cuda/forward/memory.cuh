@@ -23,33 +23,34 @@ constexpr int largest_rank = 128;
 /// logits and of the outputs of the window before.
 enum class axis { none, head, channel, content };
 
-/// What a walk is for: the outputs, or what the backward needs of each chunk.
-/// For the latter nothing reads the state with queries, operands are fp16, and
-/// the write gates stand with the tail keys and with the columns of L, so that
-/// the solve gives what a token writes before its gate:
+/// What a walk is for: the outputs; nothing but the state at its end; or what
+/// the backward needs of each chunk (backward/states.cuh).  For the last,
+/// operands are fp16, and the write gates stand with the tail keys and with the
+/// columns of L, so that the solve gives what a token writes before its gate:
 ///   x = T' (v - (k*e^G) S),  T' = (I + stril(e^(G_t - G_s) k k^T) diag(b))^-1.
-enum class purpose { outputs, states };
+enum class purpose { outputs, end_state, states };
 
-/// A member that only some kernels have; [[no_unique_address]] makes it free.
-template <class T>
+/// A member that only some kernels have; [[no_unique_address]] makes it free,
+/// where no other of its type (or `Which`) is absent beside it.
+template <class T, int Which>
 struct nothing {};
-template <bool There, class T>
-using when = std::conditional_t<There, T, nothing<T>>;
+template <bool There, class T, int Which = 0>
+using when = std::conditional_t<There, T, nothing<T, Which>>;
 
 // ---- a prepared chunk of K key channels ----
 
 /// Its tiles, each a row a token.  With a content gate the erase keys lack the
 /// gate, there is no T yet, and the keys to couple them with are part of the
-/// chunk.
-template <int K, axis Erase, purpose For = purpose::outputs>
+/// chunk.  Without `Reads`, where nothing but the state is wanted, there are
+/// neither queries nor P.
+template <int K, axis Erase, bool Reads = true>
 struct chunk_tiles {
   static constexpr bool content = Erase == axis::content;
-  static constexpr bool outputs = For == purpose::outputs;
   tile erase_keys[K / 64];                                     // b*k*2^y
   [[no_unique_address]] when<content, tile[K / 64]> own_keys;  // k*2^-y
-  [[no_unique_address]] when<outputs, tile[K / 64]> queries;   // q*2^y
+  [[no_unique_address]] when<Reads, tile[K / 64], 1> queries;  // q*2^y
   tile tail_keys[K / 64];                                      // k*e^{G_C-G}
-  [[no_unique_address]] when<outputs, tile> products;          // P
+  [[no_unique_address]] when<Reads, tile> products;            // P
   tile inverse;                                                // T
 };
 
@@ -75,10 +76,10 @@ using chunk_numbers = std::conditional_t<
     std::conditional_t<Erase == axis::content, content_numbers, gate_numbers>>;
 
 /// The parts of a prepared chunk and their sizes in bytes.
-template <int K, axis Erase>
+template <int K, axis Erase, bool Reads = true>
 struct prepared {
   static constexpr bool content = Erase == axis::content;
-  using tiles = chunk_tiles<K, Erase>;
+  using tiles = chunk_tiles<K, Erase, Reads>;
   using numbers = chunk_numbers<Erase>;
   static constexpr int keys_bytes = K / 64 * tile::bytes;
   // In global memory: tiles (without T, if that is not there), numbers, and of
@@ -95,14 +96,14 @@ struct prepared {
 // ---- shared memory ----
 
 /// What only a preparing warpgroup uses.
-template <int K, axis Decay, bool Content>
+template <int K, axis Decay, bool Content, bool Reads = true>
 struct preparing_memory {
   static constexpr bool channels = Decay == axis::channel;
   // The logs y of a chunk, fp32, 16 rows at a time: first where the chunk's
   // products (and inverse) will stand, the rest here.
   using log_rows = float[16 * K];
   static constexpr int room =
-      (Content ? 1 : 2) * tile::bytes / sizeof(log_rows);
+      (Reads + !Content) * tile::bytes / sizeof(log_rows);
   static constexpr int lent = room < 4 ? room : 4;
   static constexpr int kept = 4 - lent;
 
@@ -110,11 +111,14 @@ struct preparing_memory {
   [[no_unique_address]] when<channels && (kept > 0),
                              log_rows[kept > 0 ? kept : 1]>
       logs;
-  [[no_unique_address]] when<!Content, inverse_scratch[4]> inverting;
+  // With one decay a token it is where the tail keys will stand.
+  [[no_unique_address]] when<channels && !Content, inverse_scratch[4]>
+      inverting;
   // The halves' totals; or, of decays of one number per token, the prefixes
-  // in a block of 16 and the factors of query, erase key and tail key, of this
-  // chunk and of the one before.
-  float totals[channels ? 1 : 2][4 * chunk];
+  // in a block of 16, the factors of query, erase key and tail key, and the
+  // decay to the end of the block of 16, of this chunk and of the one before.
+  using log_sums = float[(channels ? 4 : 5) * chunk];
+  log_sums totals[channels ? 1 : 2];
   std::uint32_t apart[2][4];  // of each half
 };
 
@@ -123,20 +127,31 @@ struct preparing_memory {
 template <axis Decay, axis Erase>
 constexpr int preparers = Decay != axis::channel&& Erase == axis::head ? 2 : 1;
 
+/// What a block that walks does: all for a head of a sequence; the same but for
+/// the outputs; what is left of it when others prepare; or that for 64 value
+/// channels.
+enum class share { all, state, wide, narrow };
+
 /// How many prepared chunks a walking block holds.
-template <axis Decay, axis Erase, bool Split>
-constexpr int stages_of = !Split                   ? preparers<Decay, Erase> + 1
-                          : Erase == axis::content ? 2
-                                                   : 3;
+template <axis Decay, axis Erase, share Share>
+constexpr int stages_of =
+    Share == share::state    ? 2 * preparers<Decay, Erase> + 1
+    : Share != share::narrow ? preparers<Decay, Erase> + 1
+    : Erase == axis::content ? 2
+                             : 3;
 
 /// What a walking warpgroup holds of the values: some chunks' v, in whose place
 /// o is assembled, and of a write gate per channel w.
-template <axis Decay, axis Erase, axis Write, bool Split>
+template <axis Decay, axis Erase, axis Write, share Share>
 struct values_memory {
   static constexpr int v_stages =
-      !Split && (Erase == axis::content || preparers<Decay, Erase> == 2) ? 1
-                                                                         : 2;
-  static constexpr int w_stages = Write != axis::channel ? 0 : Split ? 2 : 1;
+      Share != share::narrow &&
+              (Erase == axis::content || preparers<Decay, Erase> == 2)
+          ? 1
+          : 2;
+  static constexpr int w_stages = Write != axis::channel   ? 0
+                                  : Share == share::narrow ? 2
+                                                           : 1;
   tile v[v_stages];
   [[no_unique_address]] when<(w_stages > 0), tile[w_stages > 0 ? w_stages : 1]>
       w;
@@ -168,29 +183,30 @@ struct content_barriers {
   std::uint64_t logits, taken, known[2];
 };
 
-/// What a block that walks does: all for a head of a sequence; what is left of
-/// it when others prepare; or that for 64 value channels.
-enum class share { all, wide, narrow };
-
 /// A block that walks: its warpgroups and its shared memory.
 template <int K, int V, axis Decay, axis Erase, axis Write, share Share>
 struct walk_memory {
   static constexpr bool content = Erase == axis::content;
   static constexpr bool narrow = Share == share::narrow;
+  static constexpr bool reads = Share != share::state;
+  static constexpr purpose made_for =
+      reads ? purpose::outputs : purpose::end_state;
+  // Blocks of a cluster that prepare chunks for each other in turn.
+  static constexpr int together = reads ? 1 : 2;
   // Warpgroups, after those that walk: one or two that prepare, or one that
   // loads, and one that gates; or, narrow, two that gate and one that leads.
   static constexpr int walkers = narrow ? 1 : V / 64;
   static constexpr int preparing =
-      Share == share::all ? preparers<Decay, Erase> : 0;
+      Share == share::all || !reads ? preparers<Decay, Erase> : 0;
   static constexpr int loading = preparing > 0 || (narrow && content) ? 0 : 1;
   static constexpr int gating = !content ? 0 : narrow ? 3 : 1;
   static constexpr int groups = walkers + preparing + loading + gating;
   static constexpr int window_bytes = V * 4;  // that a cluster sends a block
-  static constexpr int stages = stages_of<Decay, Erase, narrow>;
-  using part = prepared<K, Erase>;
-  using values_of = values_memory<Decay, Erase, Write, narrow>;
+  static constexpr int stages = stages_of<Decay, Erase, Share>;
+  using part = prepared<K, Erase, reads>;
+  using values_of = values_memory<Decay, Erase, Write, Share>;
   using gate_waits = content_barriers<stages>;
-  using preparer = preparing_memory<K, Decay, content>;
+  using preparer = preparing_memory<K, Decay, content, reads>;
   using gate_type = gate_memory<K, V, narrow ? 2 : 1>;
 
   typename part::tiles blocks[stages];

@@ -37,12 +37,13 @@ template <class In, int K, axis Decay, axis Erase, int Every = 1,
 struct preparation {
   static constexpr bool content = Erase == axis::content;
   static constexpr bool channels = Decay == axis::channel;
+  static constexpr bool reads = For == purpose::outputs;
   static constexpr bool states = For == purpose::states;
   static_assert(!states || (!channels && Erase == axis::head));
   using operand = std::conditional_t<states, __half, In>;  // of the walk
-  using tiles = chunk_tiles<K, Erase, For>;
+  using tiles = chunk_tiles<K, Erase, reads>;
   using numbers_of = chunk_numbers<Erase>;
-  using memory = preparing_memory<K, Decay, content>;
+  using memory = preparing_memory<K, Decay, content, reads>;
 
   // What `fetch` reads next: the thread's first row and piece of a tensor.
   const char *q, *k, *b, *g;
@@ -76,7 +77,7 @@ struct preparation {
              offset(x, span.batch, token + thread / per_row, of_head) * size +
              thread % per_row * 16;
     };
-    q = rows(p.q, key_head, 2, pieces);
+    if constexpr (reads) q = rows(p.q, key_head, 2, pieces);
     k = rows(p.k, key_head, 2, pieces);
     if constexpr (Erase == axis::channel) b = rows(p.b, head, 2, pieces);
     if constexpr (channels) g = rows(p.g, head, 4, log_pieces);
@@ -93,7 +94,9 @@ struct preparation {
   /// Rows 16 * b.. of the logs.
   using log_rows = typename memory::log_rows;
   __device__ shared<log_rows> logs(shared<tiles> block, int b) const {
-    const shared<log_rows[memory::lent]> lent = {block[&tiles::products]};
+    const shared<log_rows[memory::lent]> lent = {
+        reads ? std::uint32_t{block[&tiles::products]}
+              : std::uint32_t{block[&tiles::inverse]}};
     if constexpr (memory::kept == 0)
       return lent[b];
     else
@@ -130,7 +133,7 @@ struct preparation {
       }
       from += Every * chunk * 2 * x.token;
     };
-    if constexpr (!states) rows(q, p.q, block[&tiles::queries]);
+    if constexpr (reads) rows(q, p.q, block[&tiles::queries]);
     rows(k, p.k, keys(block));
     if constexpr (Erase == axis::channel)
       rows(b, p.b, block[&tiles::erase_keys]);
@@ -253,7 +256,7 @@ struct preparation {
 #pragma unroll
       for (int t = 0; t < 8; ++t) {
         y[t] = load<float2>(y_rows, ((first + s) % 16 + t) * K + 2 * pair);
-        qw[t] = read_word(moved(t)[&tiles::queries]);
+        if constexpr (reads) qw[t] = read_word(moved(t)[&tiles::queries]);
         kw[t] = read_word(key(t));
         if constexpr (Erase == axis::channel)
           bw[t] = read_word(moved(t)[&tiles::erase_keys]);
@@ -271,7 +274,7 @@ struct preparation {
       }
 #pragma unroll
       for (int t = 0; t < 8; ++t) {
-        const float2 qv = unpack<In>(qw[t]), kv = unpack<In>(kw[t]);
+        const float2 kv = unpack<In>(kw[t]);
         float up[2], down[2], tail[2];
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
@@ -294,12 +297,15 @@ struct preparation {
           r[0] *= beta[t];
           r[1] *= beta[t];
         }
-        const float2 query = make_float2(qv.x * up[0], qv.y * up[1]);
-        if constexpr (content) {
-          sum.x += query.x;
-          sum.y += query.y;
+        if constexpr (reads) {
+          const float2 qv = unpack<In>(qw[t]);
+          const float2 query = make_float2(qv.x * up[0], qv.y * up[1]);
+          if constexpr (content) {
+            sum.x += query.x;
+            sum.y += query.y;
+          }
+          write_word(moved(t)[&tiles::queries], pack<In>(query.x, query.y));
         }
-        write_word(moved(t)[&tiles::queries], pack<In>(query.x, query.y));
         write_word(moved(t)[&tiles::erase_keys], pack<In>(r[0], r[1]));
         write_word(key(t), pack<In>(kv.x * down[0], kv.y * down[1]));
         write_word(moved(t)[&tiles::tail_keys],
@@ -309,39 +315,34 @@ struct preparation {
     if constexpr (content) store(sums(block), thread, sum);
   }
 
-  /// The same for decays of one number per token: rows of queries and keys are
-  /// scaled by the factors that `run` left.
+  /// The same for decays of one number per token: rows are scaled by the
+  /// factors that `run` left, which begin at `first`.
+  template <class To>
   __device__ __forceinline__ void scale_rows(
-      shared<tiles> block, shared<float[4 * chunk]> factors) const {
-    const std::uint32_t at = block + (thread % pieces / 8) * tile::bytes +
+      shared<tile[K / 64]> from, shared<tile[K / 64]> to,
+      shared<typename memory::log_sums> factors, int first) const {
+    const std::uint32_t at = (thread % pieces / 8) * tile::bytes +
                              swizzled(thread / pieces, thread % 8);
-#pragma unroll 2
-    for (int m = 0; m < chunk / step; ++m) {
-      const shared<tiles> moved = {at + m * step * tile::row_bytes};
-      const int row = thread / pieces + m * step;
-      const float up = load<float>(factors, chunk + row);
-      const float erase = load<float>(factors, 2 * chunk + row);
-      const float down = load<float>(factors, 3 * chunk + row);
-      const uint4 kx = read16(moved[&tiles::erase_keys]);
-      const std::uint32_t kw[4] = {kx.x, kx.y, kx.z, kx.w};
-      std::uint32_t r[4], t[4];
+    constexpr int rows = chunk / step, at_once = 4;
+#pragma unroll 1
+    for (int m = 0; m < rows; m += at_once) {
+      uint4 x[at_once];
+      float factor[at_once];
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const float2 v = unpack<In>(kw[e]);
-        r[e] = pack<operand>(v.x * erase, v.y * erase);
-        t[e] = pack<__half>(v.x * down, v.y * down);
+      for (int j = 0; j < at_once; ++j) {
+        x[j] = read16(from + at + (m + j) * step * tile::row_bytes);
+        factor[j] =
+            load<float>(factors, first + thread / pieces + (m + j) * step);
       }
-      write16(moved[&tiles::erase_keys], make_uint4(r[0], r[1], r[2], r[3]));
-      write16(moved[&tiles::tail_keys], make_uint4(t[0], t[1], t[2], t[3]));
-      if constexpr (Decay != axis::none && !states) {
-        const uint4 qx = read16(moved[&tiles::queries]);
-        const std::uint32_t qw[4] = {qx.x, qx.y, qx.z, qx.w};
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const float2 v = unpack<In>(qw[e]);
-          r[e] = pack<In>(v.x * up, v.y * up);
-        }
-        write16(moved[&tiles::queries], make_uint4(r[0], r[1], r[2], r[3]));
+      for (int j = 0; j < at_once; ++j) {
+        const auto scaled = [&](std::uint32_t w) {
+          const float2 v = unpack<In>(w);
+          return pack<To>(v.x * factor[j], v.y * factor[j]);
+        };
+        write16(to + at + (m + j) * step * tile::row_bytes,
+                make_uint4(scaled(x[j].x), scaled(x[j].y), scaled(x[j].z),
+                           scaled(x[j].w)));
       }
     }
   }
@@ -418,7 +419,7 @@ struct preparation {
               make_float2(one.gate(0), one.gate(1)));
     copy_async_wait<0>();
 
-    [[maybe_unused]] const shared<float[4 * chunk]> factors =
+    [[maybe_unused]] const shared<typename memory::log_sums> factors =
         own[&memory::totals][first / (Every * chunk) & 1];
     float m[32];
     [[maybe_unused]] float l[32];
@@ -449,30 +450,31 @@ struct preparation {
       product_fence();
       if constexpr (!content)
         product_of_tiles<In, K>(l, block[&tiles::erase_keys], keys(block));
-      product_of_tiles<In, K>(m, block[&tiles::queries], keys(block));
+      if constexpr (reads)
+        product_of_tiles<In, K>(m, block[&tiles::queries], keys(block));
       product_commit();
       if constexpr (content) meanwhile();
       product_wait<0>();
       if constexpr (!content) pin(l);
-      pin(m);
+      if constexpr (reads) pin(m);
       if (any) {
         const int key_head = head / (p.HV / p.H);
-        couple_exactly<K, !content, true>(
+        couple_exactly<K, !content, reads>(
             apart, warp, lane, l, m, [&](int channel) {
-              return load_pair<In, true>(p, span, length, first, key_head, head,
-                                         lane, channel, [&](int j, auto&& b) {
-                                           if constexpr (Erase == axis::channel)
-                                             return b();
-                                           else
-                                             return one.gate(j);
-                                         });
+              return load_pair<In, reads>(
+                  p, span, length, first, key_head, head, lane, channel,
+                  [&](int j, auto&& b) {
+                    if constexpr (Erase == axis::channel)
+                      return b();
+                    else
+                      return one.gate(j);
+                  });
             });
       }
     } else {
       // Prefixes of the logs in blocks of 16, for tokens 2 * lane and + 1, the
       // blocks' totals, and what is before and after the own block.
       float prefix[2] = {0, 0}, total[4] = {0, 0, 0, 0};
-      float between[4] = {0, 0, 0, 0};  // own block's start from block b's end
       if constexpr (Decay == axis::head) {
         const float a0 = log_decay(one.decay[0]), a1 = log_decay(one.decay[1]);
         float sum = a0 + a1;
@@ -514,10 +516,11 @@ struct preparation {
         two(2, up[0] * gate(!states, 0), up[1] * gate(!states, 1));
         two(3, exp2_fast((mine - prefix[0]) + after) * gate(states, 0),
             exp2_fast((mine - prefix[1]) + after) * gate(states, 1));
+        two(4, exp2_fast(mine - prefix[0]), exp2_fast(mine - prefix[1]));
       }
       const float all =
           exp2_fast((total[0] + total[1]) + (total[2] + total[3]));
-      if (thread < K) store(numbers[&numbers_of::after], thread, all);
+      if (thread == 0) store(numbers[&numbers_of::after], 0, all);
       fence_async_proxy();
       sync_group<group>(barrier);
       product_fence();
@@ -525,81 +528,98 @@ struct preparation {
         product_of_tiles<In, K>(l, block[&tiles::erase_keys],
                                 block[&tiles::erase_keys]);
       };
-      if constexpr (Every == 1 || states) lower();
-      if constexpr (!states)
+      // L and P at once where registers allow, else L after P is stored.
+      constexpr bool at_once = Every == 1 || !reads;
+      if constexpr (at_once) lower();
+      if constexpr (reads)
         product_of_tiles<In, K>(m, block[&tiles::queries],
                                 block[&tiles::erase_keys]);
       product_commit();
-      // Log from the end of block b to the start of the own.
-      if (warp == 3) between[1] = total[2];
-      if (warp == 2) between[0] = total[1];
-      if (warp == 3) between[0] = total[1] + total[2];
-      float row_log[2], gate[2];
+      // The decay from the end of block b to the start of the own; between
+      // tokens of two blocks it is that, from the one token to its block's end
+      // and from the own block's start to the other.
+      float between[3] = {1, 1, 1};
+      if (warp == 3) between[0] = exp2_fast(total[1] + total[2]);
+      if (warp == 3) between[1] = exp2_fast(total[2]);
+      if (warp == 2) between[0] = exp2_fast(total[1]);
+      float row_log[2], row_decay[2], gate[2];
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const int row = 16 * warp + i + 8 * j;
         row_log[j] = load<float>(factors, row);
+        row_decay[j] = exp2_fast(row_log[j]);
         gate[j] = load<float>(numbers[&numbers_of::write], row);
       }
       product_wait<0>();
-      const auto decay = [&](bool of_m, bool of_l) {
+      const auto decay = [&](float(&x)[32], const float(&row)[2]) {
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
           const int b = j / 2;
           if (b > warp) continue;
+          float f[4] = {row[0], row[0], row[1], row[1]};
           if constexpr (states) {
-            const float2 x =
+            const float2 column =
                 load<float2>(numbers[&numbers_of::write], 8 * j + 2 * c);
-#pragma unroll
-            for (int e = 0; e < 4; ++e) l[4 * j + e] *= e & 1 ? x.y : x.x;
+            f[0] = f[2] = column.x;
+            f[1] = f[3] = column.y;
           }
           if constexpr (Decay == axis::head) {
-            const float2 column = load<float2>(factors, 8 * j + 2 * c);
+            if (b == warp) {
+              const float2 column = load<float2>(factors, 8 * j + 2 * c);
 #pragma unroll
-            for (int e = 0; e < 4; ++e) {
-              const float s = e & 1 ? column.y : column.x;
-              const float log =
-                  b == warp ? row_log[e >> 1] - s
-                            : row_log[e >> 1] + (between[b] + (total[b] - s));
-              const float f = exp2_fast(fminf(log, 0.f));
-              if (of_m) m[4 * j + e] *= f;
-              if (of_l) l[4 * j + e] *= states ? f : f * gate[e >> 1];
+              for (int e = 0; e < 4; ++e)
+                f[e] *= exp2_fast(fminf(
+                    row_log[e >> 1] - (e & 1 ? column.y : column.x), 0.f));
+            } else if (b < 3) {
+              float2 column = load<float2>(factors, 4 * chunk + 8 * j + 2 * c);
+              column.x *= between[b];
+              column.y *= between[b];
+#pragma unroll
+              for (int e = 0; e < 4; ++e)
+                f[e] *= row_decay[e >> 1] * (e & 1 ? column.y : column.x);
             }
-          } else if constexpr (!states) {
-#pragma unroll
-            for (int e = 0; e < 4; ++e)
-              if (of_l) l[4 * j + e] *= gate[e >> 1];
           }
+#pragma unroll
+          for (int e = 0; e < 4; ++e) x[4 * j + e] *= f[e];
         }
       };
-      if constexpr (!states) pin(m);
-      if constexpr (states) {
+      constexpr float ones[2] = {1, 1};
+      if constexpr (reads) pin(m);
+      if constexpr (at_once) {
         pin(l);
-        decay(false, true);
-      } else if constexpr (Every == 1) {
-        pin(l);
-        decay(true, true);
+        if constexpr (reads && Decay == axis::head) decay(m, ones);
+        decay(l, gate);
       } else {
-        decay(true, false);
+        if constexpr (Decay == axis::head) decay(m, ones);
         store_products(block, m);
         product_fence();
         lower();
         product_commit();
         product_wait<0>();
         pin(l);
-        decay(false, true);
+        decay(l, gate);
       }
     }
-    if constexpr (Every == 1 && !states) store_products(block, m);
+    if constexpr (Every == 1 && reads) store_products(block, m);
     if constexpr (content) {
       sync_group<group>(barrier);
       sum_rows(block, numbers);
     } else {
       clear_above(block[&tiles::inverse], warp, lane);
+      shared<inverse_scratch[4]> scratch = {block[&tiles::tail_keys]};
+      if constexpr (channels) scratch = own[&memory::inverting];
       invert(
-          l, block[&tiles::inverse], own[&memory::inverting][warp], warp, lane,
-          barrier, [](auto&) {}, meanwhile);
-      if constexpr (!channels) scale_rows(block, factors);
+          l, block[&tiles::inverse], scratch[warp], warp, lane, barrier,
+          [](auto&) {}, meanwhile);
+      if constexpr (!channels) {
+        const shared<tile[K / 64]> keys = block[&tiles::erase_keys];
+        scale_rows<__half>(keys, block[&tiles::tail_keys], factors, 3 * chunk);
+        scale_rows<operand>(keys, keys, factors, 2 * chunk);
+        if constexpr (reads && Decay == axis::head) {
+          const shared<tile[K / 64]> queries = block[&tiles::queries];
+          scale_rows<In>(queries, queries, factors, chunk);
+        }
+      }
     }
   }
 };

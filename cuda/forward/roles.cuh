@@ -8,18 +8,36 @@
 
 namespace carve::cuda::forward_chunks {
 
-/// Prepares every chunk from `turn` on that is its turn, beside the walkers.
-template <class In, int K, axis Decay, axis Erase,
-          purpose For = purpose::outputs, class Memory>
+/// Sends a prepared chunk to where it stands in another block of the cluster,
+/// whose threads await one arrival and the bytes.
+template <class Memory>
+__device__ __forceinline__ void send_chunk(shared<Memory> m, int stage,
+                                           int rank) {
+  using part = typename Memory::part;
+  const std::uint32_t ready = cluster_address(m[&Memory::ready][stage], rank);
+  const auto send = [&](std::uint32_t from, std::uint32_t bytes) {
+    bulk_send(cluster_address(from, rank), from, bytes, ready);
+  };
+  barrier_expect_there(ready, part::stored + sizeof(typename part::numbers));
+  send(m[&Memory::blocks][stage], part::stored);
+  send(m[&Memory::numbers][stage], sizeof(typename part::numbers));
+}
+
+/// Prepares every chunk that is its turn, beside the walkers: warpgroup `which`
+/// of those that prepare in the cluster's block `rank`.
+template <class In, int K, axis Decay, axis Erase, class Memory>
 __device__ __forceinline__ void prepare_beside(const problem& p,
                                                const sequence_span& span,
                                                int head, shared<Memory> m,
-                                               int turn, int thread) {
+                                               int which, int rank,
+                                               int thread) {
   const int length = static_cast<int>(span.length);
-  constexpr int every = Memory::preparing, stages = Memory::stages;
-  preparation<In, K, Decay, Erase, every, For> prepare;
-  prepare.start(p, span, head, turn * chunk, m[&Memory::own][turn],
-                turn == 0 ? named::prepare : named::prepare_second, thread);
+  constexpr int together = Memory::together, stages = Memory::stages;
+  constexpr int every = Memory::preparing * together;
+  const int turn = which * together + rank;
+  preparation<In, K, Decay, Erase, every, Memory::made_for> prepare;
+  prepare.start(p, span, head, turn * chunk, m[&Memory::own][which],
+                which == 0 ? named::prepare : named::prepare_second, thread);
   auto next = prepare.fetch_scalars(p, turn * chunk);
   int fetched = turn;  // the chunk whose loads come next
   // Starts the loads of chunk n, if the walk is through with what was in its
@@ -31,8 +49,8 @@ __device__ __forceinline__ void prepare_beside(const problem& p,
       const shared<std::uint64_t> empty = m[&Memory::empty][stage];
       const int phase = (n / stages - 1) & 1;
       if (wait)
-        barrier_wait(empty, phase);
-      else if (!__all_sync(~0u, barrier_test(empty, phase)))
+        barrier_wait<(together > 1)>(empty, phase);
+      else if (!__all_sync(~0u, barrier_test<(together > 1)>(empty, phase)))
         return;
     }
     prepare.fetch(p, m[&Memory::blocks][stage]);
@@ -48,7 +66,15 @@ __device__ __forceinline__ void prepare_beside(const problem& p,
                 m[&Memory::numbers][stage], one, span, head,
                 [&] { fetch(n + every, false); });
     fence_async_proxy();
-    barrier_arrive(m[&Memory::ready][stage]);
+    if constexpr (together == 1) {
+      barrier_arrive(m[&Memory::ready][stage]);
+    } else {
+      sync_group<group>(prepare.barrier);
+      if (thread == 0) {
+        send_chunk(m, stage, rank ^ 1);
+        barrier_arrive(m[&Memory::ready][stage]);
+      }
+    }
     fetch(n + every, true);
   }
 }

@@ -8,6 +8,16 @@
 
 namespace carve::cuda::forward_chunks {
 
+/// Which of the states [slots,HV,K,V] a walk begins with, of
+/// problem::initial_state (where that is null: with zero), and ends with, of
+/// outputs::final_state; below zero: zero, and none.  `transfer` (with
+/// share::state): it begins with the unit matrix instead and nothing is written
+/// on the way, so that it ends with the matrix A of S_end = A S_begin + b.
+struct endpoints {
+  int begin, end;
+  bool transfer = false;
+};
+
 /// One warpgroup takes 64 value channels from `column` on through all chunks.
 /// Each warp arrives at `empty` once it is done with a stage.
 ///
@@ -20,12 +30,13 @@ template <class In, int K, int V, axis Decay, axis Erase, axis Write,
           share Share>
 __device__ __forceinline__ void walk_chunks(
     const problem& p, const outputs& out, const sequence_span& span,
-    int sequence, int head, int column,
+    const endpoints& states, int head, int column,
     shared<walk_memory<K, V, Decay, Erase, Write, Share>> m, int walker,
     int thread) {
   using memory = walk_memory<K, V, Decay, Erase, Write, Share>;
   constexpr bool Split = memory::narrow;
   constexpr bool content = Erase == axis::content;
+  constexpr bool reads = memory::reads;
   using tiles = typename memory::part::tiles;
   using numbers_of = typename memory::part::numbers;
   using values = typename memory::values_of;
@@ -48,9 +59,10 @@ __device__ __forceinline__ void walk_chunks(
   if constexpr (Write == axis::channel)
     w = static_cast<const In*>(p.w.data) +
         offset(p.w, span.batch, span.first + row, head) + column + piece * 8;
-  In* o = static_cast<In*>(out.o.data) +
-          offset(out.o, span.batch, span.first + row, head) + column +
-          piece * 8;
+  In* o = nullptr;
+  if constexpr (reads)
+    o = static_cast<In*>(out.o.data) +
+        offset(out.o, span.batch, span.first + row, head) + column + piece * 8;
   // The warpgroup's tiles, moved to the thread's piece.
   const shared<values> moved = {own + swizzled(row, piece)};
 
@@ -65,7 +77,8 @@ __device__ __forceinline__ void walk_chunks(
     if (n < chunks) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const bool valid = n * chunk + row + 16 * i < length;
+        bool valid = n * chunk + row + 16 * i < length;
+        if constexpr (!reads) valid = valid && !states.transfer;
         copy_async_16(to + 2048 * i,
                       from + (valid ? 16 * i * stride : -row * stride), valid);
       }
@@ -81,16 +94,24 @@ __device__ __forceinline__ void walk_chunks(
 
   // S^T: rows i and i + 8 of the warp's 16, columns 8j + 2c and + 1.
   float state[K / 2];
-  const std::int64_t state_at =
-      (static_cast<std::int64_t>(sequence) * p.HV + head) * K * p.V +
-      static_cast<std::int64_t>(2 * c) * p.V + column + 16 * warp + i;
-  if (p.initial_state != nullptr) {
-    const float* from = p.initial_state + state_at;
+  const auto state_at = [&](int slot) {
+    return (static_cast<std::int64_t>(slot) * p.HV + head) * K * V + 2 * c * V +
+           column + 16 * warp + i;
+  };
+  if (!reads && states.transfer) {
 #pragma unroll
     for (int j = 0; j < K / 8; ++j)
 #pragma unroll
       for (int e = 0; e < 4; ++e)
-        state[4 * j + e] = from[(8 * j + (e & 1)) * p.V + 8 * (e >> 1)];
+        state[4 * j + e] =
+            8 * j + 2 * c + (e & 1) == column + 16 * warp + i + 8 * (e >> 1);
+  } else if (states.begin >= 0 && p.initial_state != nullptr) {
+    const float* from = p.initial_state + state_at(states.begin);
+#pragma unroll
+    for (int j = 0; j < K / 8; ++j)
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        state[4 * j + e] = from[(8 * j + (e & 1)) * V + 8 * (e >> 1)];
   } else {
 #pragma unroll
     for (int j = 0; j < K / 2; ++j) state[j] = 0;
@@ -119,6 +140,11 @@ __device__ __forceinline__ void walk_chunks(
                                  pack<In>(f * y[8 * j + 4], f * y[8 * j + 5]),
                                  pack<In>(f * y[8 * j + 6], f * y[8 * j + 7])});
   };
+  const auto fetch_values = [&](int n) {
+    fetch_v(n + vs);
+    fetch_w(n + ws);
+    copy_async_commit();
+  };
   const auto write_out = [&](int n) {
     sync_group<group>(barrier);
 #pragma unroll
@@ -128,9 +154,7 @@ __device__ __forceinline__ void walk_chunks(
         *reinterpret_cast<uint4*>(o + 16 * i * out.o.token) = x;
     }
     o += chunk * out.o.token;
-    fetch_v(n + vs);
-    fetch_w(n + ws);
-    copy_async_commit();
+    fetch_values(n);
   };
 
   ring<memory::stages> turn;  // of chunk n
@@ -180,7 +204,11 @@ __device__ __forceinline__ void walk_chunks(
     product_with_tiles<In, K>(u, operand, block[&tiles::erase_keys]);
     product_commit();
     if constexpr (content && Split) add_state(numbers);
-    if constexpr (Decay != axis::none) {
+    if constexpr (Decay == axis::head) {
+      const float f = load<float>(numbers[&numbers_of::after], 0);
+#pragma unroll
+      for (int j = 0; j < K / 8; ++j) scale_state(j, f, f);
+    } else if constexpr (Decay == axis::channel) {
 #pragma unroll
       for (int j = 0; j < K / 8; ++j) {
         const float2 f =
@@ -281,7 +309,7 @@ __device__ __forceinline__ void walk_chunks(
     } else {
       barrier_wait(m[&memory::ready][stage], turn.phase);
       start(stage, u, [] {});
-      copy_async_wait<0>();
+      copy_async_wait<!reads && vs == 2 && ws == 0 ? 1 : 0>();
       sync_group<group>(barrier);
       if constexpr (hold)
 #pragma unroll
@@ -334,6 +362,11 @@ __device__ __forceinline__ void walk_chunks(
     product_fence();
     product_with_tiles<__half, chunk>(u, rest, block[&tiles::inverse]);
     product_commit();
+    if constexpr (!reads) {
+      // All have read v and w, in whose place no outputs will stand.
+      sync_group<group>(barrier);
+      fetch_values(n);
+    }
     product_wait<0>();
     pin(u);
     if constexpr (Split) pin(y);
@@ -352,8 +385,8 @@ __device__ __forceinline__ void walk_chunks(
     };
     product_fence();
     update_state();
-    if constexpr (!Split) read_state();
-    read_written();
+    if constexpr (!Split && reads) read_state();
+    if constexpr (reads) read_written();
     turn.advance();
     if constexpr (Split) {
       product_wait<1>();
@@ -378,7 +411,12 @@ __device__ __forceinline__ void walk_chunks(
       product_wait<0>();
       pin(state);
     }
-    if constexpr (!(Split && content)) {
+    if constexpr (!reads) {
+      // In both blocks of the cluster, each of which prepares every other one.
+      __syncwarp();
+      if (lane < memory::together)
+        barrier_arrive_there(cluster_address(m[&memory::empty][stage], lane));
+    } else if constexpr (!(Split && content)) {
       pin(y);
       barrier_arrive_warp(m[&memory::empty][stage], lane);
       put_out(n, y);
@@ -391,13 +429,13 @@ __device__ __forceinline__ void walk_chunks(
   }
   copy_async_wait<0>();
 
-  if (out.final_state != nullptr) {
-    float* to = out.final_state + state_at;
+  if (states.end >= 0 && out.final_state != nullptr) {
+    float* to = out.final_state + state_at(states.end);
 #pragma unroll
     for (int j = 0; j < K / 8; ++j)
 #pragma unroll
       for (int e = 0; e < 4; ++e)
-        to[(8 * j + (e & 1)) * p.V + 8 * (e >> 1)] = state[4 * j + e];
+        to[(8 * j + (e & 1)) * V + 8 * (e >> 1)] = state[4 * j + e];
   }
 }
 

@@ -27,12 +27,19 @@ typedef struct carve_cuda_tensor {
   int64_t head;  /*!< stride of the head axis */
 } carve_cuda_tensor;
 
+/*! Which state the erase of a token looks into. */
+typedef enum carve_cuda_erase_order {
+  CARVE_CUDA_ERASE_ORDER_OF_FAMILY, /*!< what the family's row says */
+  CARVE_CUDA_ERASE_AFTER_DECAY,     /*!< the decayed one */
+  CARVE_CUDA_ERASE_BEFORE_DECAY     /*!< the last token's */
+} carve_cuda_erase_order;
+
 /*! One batched problem; all zero but what is said here.  Shapes and meaning
  * are those of carve::cuda::problem. */
 typedef struct carve_cuda_problem {
-  const char* family;        /*!< delta, gdn, kda, gdn2, carve or value_erase */
+  const char* family;        /*!< a name of the library's table of families */
   carve_dtype input;         /*!< F32, F16 or BF16: q, k, v, beta, b, e, w, o */
-  carve_dtype decay;         /*!< the same of g */
+  carve_dtype decay;         /*!< the same of g and gd */
   int B;                     /*!< batch entries; 1 where sequences are packed */
   int T;                     /*!< tokens */
   int H;                     /*!< heads of q and k */
@@ -57,6 +64,15 @@ typedef struct carve_cuda_problem {
   const float* initial_state; /*!< [N,HV,K,V], or NULL for zeros */
   const float* w_down;        /*!< [HV,rank,V] */
   const float* w_up;          /*!< [HV,K,rank] */
+  carve_cuda_tensor gd;       /*!< [B,T,HV,V], log decay of value channels */
+  carve_cuda_tensor E;        /*!< [B,T,HV,K*V], full-mask erase gate */
+  carve_cuda_tensor p;        /*!< [B,T,HV,K], address of a first erase */
+  carve_cuda_tensor eta;      /*!< [B,T,HV], its strength */
+  carve_cuda_tensor r;        /*!< [B,T,HV,K], erase address */
+  carve_cuda_tensor y;        /*!< [B,T,HV,K], erase direction */
+  carve_cuda_tensor w_last;   /*!< [B,T,HV], write gate of the last token */
+  int substeps; /*!< of a token, each with rows of its own; 0: 1 */
+  carve_cuda_erase_order erase_order; /*!< which state the erase looks into */
 } carve_cuda_problem;
 
 /*! What the forward writes. */
@@ -66,8 +82,9 @@ typedef struct carve_cuda_outputs {
   float* window_means; /*!< carve: [B*T/window+N,HV,V], or NULL */
 } carve_cuda_outputs;
 
-/*! Cotangents in, gradients out; a null pointer skips a gradient.  dg is F32,
- * states and content-gate parameters too, the others have the inputs' type. */
+/*! Cotangents in, gradients out; a null pointer skips a gradient.  dg and dgd
+ * are F32, states and content-gate parameters too, the others have the inputs'
+ * type. */
 typedef struct carve_cuda_gradients {
   carve_cuda_tensor d_o;      /*!< in */
   const float* d_final_state; /*!< in, or NULL */
@@ -83,6 +100,13 @@ typedef struct carve_cuda_gradients {
   float* d_initial_state;     /*!< out */
   float* d_w_down;            /*!< out */
   float* d_w_up;              /*!< out */
+  carve_cuda_tensor dgd;      /*!< out */
+  carve_cuda_tensor dE;       /*!< out */
+  carve_cuda_tensor dp;       /*!< out */
+  carve_cuda_tensor deta;     /*!< out */
+  carve_cuda_tensor dr;       /*!< out */
+  carve_cuda_tensor dy;       /*!< out */
+  carve_cuda_tensor dw_last;  /*!< out */
 } carve_cuda_gradients;
 
 /*! Not 0: this library has the kernels. */

@@ -2,7 +2,9 @@
 // batch, empty sequences passed through, wrong problems refused with a text?
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <cstring>
+#include <string>
 
 #include "catch.hpp"
 #include "tools.hpp"
@@ -224,6 +226,86 @@ TEST_CASE(
       }
       REQUIRE(relative_rms(got, expected) < 3e-3);
     }
+}
+
+/// Long enough for its forward to be cut into pieces.
+sizes long_sequence(family f) {
+  sizes s;
+  s.fam = f;
+  s.K = s.V = 128;
+  s.T = 6200;
+  s.HV = 2;
+  s.seed = 13;
+  return s;
+}
+
+/// The kernel of a forward, its tensors where they would be.
+std::string forward_kernel(const inputs& in) {
+  alignas(16) static float x[4];
+  problem p = in.shape;
+  for (tensor* t : {&p.q, &p.k, &p.v, &p.g, &p.beta, &p.b, &p.w}) t->data = x;
+  return kernel_name(p, false);
+}
+
+TEST_CASE("a long sequence is cut into pieces, and gives the same bits twice",
+          "[contract][fast]") {
+  for (const family f :
+       {family::delta, family::gdn, family::kda, family::gdn2}) {
+    INFO(name_of(f));
+    sizes s = long_sequence(f);
+    const inputs in = make(s, draw::hard);
+    s.T = 130;
+    if (forward_kernel(make(s, draw::hard)) == "forward_hopper")
+      CHECK(forward_kernel(in) == "forward_scan");
+    else
+      WARN("not a Hopper GPU: nothing is cut");
+    const results first = run(in, path::best, false);
+    const results second = run(in, path::best, false);
+    require_same_bits("o", first.o, second.o);
+    require_same_bits("final_state", first.final_state, second.final_state);
+  }
+}
+
+// Forty times the same key, of squared norm 2.2: what is not written there
+// grows by 1.2 a token, which a piece's transfer matrix does, whatever state
+// the piece begins with.
+TEST_CASE("a head that amplifies is walked in order", "[contract][fast]") {
+  const sizes s = long_sequence(family::gdn);
+  inputs in = make(s, draw::easy);
+  const problem& p = in.shape;
+  for (int t = 3000; t < 3040; ++t) {
+    for (int i = 0; i < p.K; ++i)
+      in.k[t * p.K + i] = i == 0 ? rounded(std::sqrt(2.2), p.input) : 0;
+    in.g[t * p.HV] = 0;
+    in.beta[t * p.HV] = 1;
+    in.beta[t * p.HV + 1] = 0.5;
+  }
+  in.d_o.clear();
+  const results got = run(in, path::best, false), exact = reference(in);
+  CHECK(relative_rms(got.o, exact.o) < 5e-3);
+  CHECK(relative_rms(got.final_state, exact.final_state) < 5e-3);
+
+  // Among nine sequences none is cut: the first head has the same bits.
+  inputs many = in;
+  many.shape.B = many.shape.N = 9;
+  for (values inputs::*x : {&inputs::q, &inputs::k, &inputs::v, &inputs::g,
+                            &inputs::beta, &inputs::initial_state}) {
+    const values one = in.*x;
+    for (int n = 1; n < 9; ++n)
+      (many.*x).insert((many.*x).end(), one.begin(), one.end());
+  }
+  const results whole = run(many, path::best, false);
+  const auto of_head = [&](const values& o, int head) {
+    values y;
+    for (std::int64_t t = 0; t < p.T; ++t) {
+      const auto from = o.begin() + (t * p.HV + head) * p.V;
+      y.insert(y.end(), from, from + p.V);
+    }
+    return y;
+  };
+  require_same_bits("o", of_head(got.o, 0), of_head(whole.o, 0));
+  if (forward_kernel(in) == "forward_scan")
+    CHECK(of_head(got.o, 1) != of_head(whole.o, 1));
 }
 
 TEST_CASE("an empty sequence leaves its state as it was", "[contract]") {

@@ -30,7 +30,8 @@ struct call {
 /// From inputs to outputs; it may be called again and again.
 using kernel = std::function<std::vector<judged_tensor>(const call&)>;
 
-/// A file of sound inputs and cotangents, waves rounded to bf16.
+/// A file of sound inputs and cotangents, waves rounded to bf16; keys of about
+/// unit length, so that no state grows beyond what a kernel can hold.
 inline fixtures::editable inputs(const std::string& family, carve::index_t B,
                                  carve::index_t T, carve::index_t H,
                                  carve::index_t HV, carve::index_t K,
@@ -63,15 +64,16 @@ inline fixtures::editable inputs(const std::string& family, carve::index_t B,
     const bool gate = m.name == "beta" || m.name == "w" || m.name == "e" ||
                       (m.name == "b" && !logits);
     const bool wide = log || m.role != tensor_role::token;
+    // The mean square of a wave is half of that of its crest.
+    const double crest =
+        m.name == "k" ? std::sqrt(2 / static_cast<double>(K)) : 1;
     add(std::string(m.name), m, m.along(f),
-        log             ? -0.4
-        : gate          ? 0.1
-        : m.name == "k" ? -0.5
-                        : -1,
-        log             ? 0
-        : gate          ? 0.9
-        : m.name == "k" ? 0.5
-                        : 1,
+        log    ? -0.4
+        : gate ? 0.1
+               : -crest,
+        log    ? 0
+        : gate ? 0.9
+               : crest,
         wide ? st::dtype::f32 : st::dtype::bf16);
   }
   for (const auto& m : outputs<double>::members()) {
