@@ -2,6 +2,8 @@
 functions of Python stand for the library, tensors on a CPU for those on a GPU."""
 
 import ctypes
+import pathlib
+import re
 
 import pytest
 
@@ -187,6 +189,39 @@ def test_threads_have_structs_of_their_own(library):
     thread.start()
     thread.join()
     assert calls[2] is not calls[0]
+
+
+def test_the_structs_are_those_of_the_header():
+    """Field by field: a struct that is too short is read beyond its end."""
+    header = pathlib.Path(__file__).parents[2] / "include/carve/carve_cuda.h"
+    text = re.sub(r"/\*.*?\*/", "", header.read_text(), flags=re.S)
+    kinds = {
+        "carve_cuda_tensor": _native._Tensor,
+        "int": ctypes.c_int,
+        "int64_t": ctypes.c_int64,
+        "float": ctypes.c_float,
+        "carve_dtype": ctypes.c_int,
+        "carve_cuda_erase_order": ctypes.c_int,
+    }
+    for name, struct in [
+        ("tensor", _native._Tensor),
+        ("problem", _native._Problem),
+        ("outputs", _native._Outputs),
+        ("gradients", _native._Gradients),
+    ]:
+        (body,) = re.findall(
+            rf"typedef struct carve_cuda_{name} {{(.*?)}} carve_cuda_{name};", text, re.S
+        )
+        declared = []
+        for line in body.split(";")[:-1]:
+            words = line.replace("*", " * ").split()
+            kind = ctypes.c_void_p if "*" in words else kinds[words[-2]]
+            declared.append((words[-1], kind))
+        ours = [
+            (n, ctypes.c_void_p if t is ctypes.c_char_p else t)
+            for n, t in struct._fields_
+        ]
+        assert ours == declared, name
 
 
 def test_the_library_of_the_package():

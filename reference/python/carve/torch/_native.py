@@ -22,6 +22,10 @@ ROWS = ("q", "k", "v", "g", "beta", "b", "w")
 INPUTS = (*ROWS, "initial_state", "w_down", "w_up")
 
 
+#: Tensors of families that have no operator here.
+_GENERAL = ("gd", "E", "p", "eta", "r", "y", "w_last")
+
+
 class _Tensor(ctypes.Structure):
     _fields_ = [
         ("data", c_void_p),
@@ -42,6 +46,8 @@ class _Problem(ctypes.Structure):
         *((n, _Tensor) for n in ("q", "k", "v", "g", "beta", "b", "e", "w")),
         *((n, c_void_p) for n in ("cu_seqlens", "initial_state")),
         *((n, c_void_p) for n in ("w_down", "w_up")),
+        *((n, _Tensor) for n in _GENERAL),
+        *((n, c_int) for n in ("substeps", "erase_order")),
     ]
 
 
@@ -56,6 +62,7 @@ class _Gradients(ctypes.Structure):
         ("window_means", c_void_p),
         *((f"d{n}", _Tensor) for n in ("q", "k", "v", "g", "beta", "b", "e", "w")),
         *((n, c_void_p) for n in ("d_initial_state", "d_w_down", "d_w_up")),
+        *((f"d{n}", _Tensor) for n in _GENERAL),
     ]
 
 
