@@ -1,8 +1,9 @@
 """What does Doxygen read in place of a page's source?
 
 The page with each {{name}} replaced by what the programs of docs/figures made,
-each arXiv number by a link to the paper and each claim's name by a link to its
-section of the ledger.  Called by Doxygen for every Markdown file:
+each arXiv number by a link to the paper, each claim's name by a link to its
+section of the ledger, and each link to another page by one to that very file:
+Doxygen would take one of the same name beside the folder that it runs in.  Called by Doxygen for every Markdown file:
 page_filter.py FOLDER FILE.  A name that nothing made, and a claim that the
 ledger lacks, become references to what does not exist, which fails the build
 with that name.
@@ -56,6 +57,9 @@ def prose(text):
             parts[i],
         )
     for i in range(1, len(parts), 2):
+        link = re.fullmatch(r"\]\(([\w./]*\.md)\)", parts[i])
+        if link and (page.parent / link[1]).exists():
+            parts[i] = f"]({(page.parent / link[1]).resolve()})"
         if parts[i].startswith("`") and "'" in parts[i]:
             parts[i] = f"``{parts[i][1:-1]}``"
     return "".join(parts)
