@@ -17,7 +17,9 @@
 #include "output.hpp"
 #include "program/dump.hpp"
 #include "program/locate.hpp"
+#include "program/relation.hpp"
 #include "program/report.hpp"
+#include "program/stages.hpp"
 #include "program/verify.hpp"
 
 struct carve_report {
@@ -44,7 +46,7 @@ constexpr std::array call_table{
     setting{"precision", "P", "of forward and backward: double, dd, 50 or 100"},
     setting{"profile", "P",
             "of verify: tensor-core, tf32, fp32 or ieee-recurrent"},
-    setting{"chunk", "C", "of verify: the kernel's chunk length"},
+    setting{"chunk", "C", "of verify and stages: the kernel's chunk length"},
     setting{"exp", "E", "of verify: its e^x: rounded, exp2 or approx"},
     setting{"seed", "N", "of verify: of the draws of errors"},
     setting{"threshold", "R", "of verify: RMS error allowed"},
@@ -445,6 +447,64 @@ carve_status carve_verify(const carve_tensor* tensors, size_t tensor_count,
                                                : CARVE_NOT_JUDGED,
         table.str(), json.str(),
         worst ? program::heat_map(worst->map, worst->name) : ""};
+  });
+}
+
+carve_status carve_relate(const char* relation, const carve_dump* dumps,
+                          size_t dump_count, carve_report** report) {
+  return program::guarded([&] {
+    program::given(report, "report") = nullptr;
+    const program::relation& r =
+        program::relation_named(&program::given(relation, "relation"));
+    std::vector<program::related_dump> all;
+    program::run_settings run;
+    for (size_t i = 0; i < dump_count; ++i) {
+      const carve_dump& x = (&program::given(dumps, "dumps"))[i];
+      const program::call c(x.tensors, x.tensor_count, x.settings,
+                            x.setting_count, true, true);
+      if (i == 0) run = c.run();
+      all.push_back(program::read_related(c.file()));
+      all.back().path = &program::given(x.name, "name of a dump");
+    }
+    const program::relation_outcome found = program::relate(r, all, {}, run);
+    std::ostringstream table, json;
+    program::write_relation(table, found);
+    program::write_relation_json(json, found);
+    using kind = program::agreement::kind;
+    const kind is = found.is();
+    *report = new carve_report{is == kind::apart       ? CARVE_FAIL
+                               : is == kind::undecided ? CARVE_NOT_JUDGED
+                                                       : CARVE_PASS,
+                               table.str(), json.str(), ""};
+  });
+}
+
+carve_status carve_stages(const carve_tensor* tensors, size_t tensor_count,
+                          const carve_setting* settings, size_t setting_count,
+                          const char* path, carve_report** report) {
+  return program::guarded([&] {
+    program::given(report, "report") = nullptr;
+    const program::call c(tensors, tensor_count, settings, setting_count, true,
+                          true);
+    const program::dump& d = c.problem();
+    const carve::index_t C =
+        c.find("chunk", carve::index_t{65536})
+            .value_or(program::chunk_of(d, c.file()).value_or(64));
+    const auto all = program::stages_of(d, C, c.run());
+    const auto v = program::judge_stages(d, c.file(), C, all);
+    if (v.stages.empty() && !path) {
+      throw carve::error("no stage to judge, and no path to write them to");
+    }
+    if (path) program::stages_file(d, c.file(), {}, C, all).save(path);
+    std::ostringstream table, json;
+    program::write_stages(table, v);
+    program::write_stages_json(json, v);
+    const program::outcome is = v.result();
+    *report =
+        new carve_report{is == program::outcome::pass   ? CARVE_PASS
+                         : is == program::outcome::fail ? CARVE_FAIL
+                                                        : CARVE_NOT_JUDGED,
+                         table.str(), json.str(), ""};
   });
 }
 

@@ -143,6 +143,43 @@ CARVE_API carve_status carve_verify(const carve_tensor* tensors,
                                     size_t setting_count,
                                     carve_report** report);
 
+/*! A dump in memory. */
+typedef struct carve_dump {
+  const char* name;              /*!< what a report calls it */
+  const carve_tensor* tensors;   /*!< inputs and what a kernel made of them */
+  size_t tensor_count;           /*!< how many */
+  const carve_setting* settings; /*!< of a dump */
+  size_t setting_count;          /*!< how many */
+} carve_dump;
+
+/*! Decides whether dumps agree where a relation says that they must, as
+ * `carve relate` does.
+ *
+ * @param[in] relation  repeat, causal, split, decode, alone, pack, permute,
+ *                      rollback or pool.
+ * @param[in] dumps     what the relation is between, in its order; `threads`
+ *                      is looked for among the settings of the first.
+ * @param[out] report   as of carve_verify(); its JSON says whether all bits are
+ *                      the same.  Dumps that do not agree are CARVE_OK. */
+CARVE_API carve_status carve_relate(const char* relation,
+                                    const carve_dump* dumps, size_t dump_count,
+                                    carve_report** report);
+
+/*! Judges what a chunked kernel has inside, as `carve stages` does.
+ *
+ * @param[in] tensors   inputs, do and dfinal_state where they are given, and
+ *                      any of the stages: G, L, T, W, U, P, S, dP, ...
+ * @param[in] settings  of a dump, `threads` and `chunk` (default: that of the
+ *                      stages, else 64).
+ * @param[in] path      NULL, or where all stages are written, exact and
+ *                      replayed, to a safetensors file.
+ * @param[out] report   as of carve_verify(). */
+CARVE_API carve_status carve_stages(const carve_tensor* tensors,
+                                    size_t tensor_count,
+                                    const carve_setting* settings,
+                                    size_t setting_count, const char* path,
+                                    carve_report** report);
+
 /*! What comes of it; the numbers are the exit codes of the program. */
 typedef enum carve_verdict {
   CARVE_PASS = 0,      /*!< all tensors pass */

@@ -409,7 +409,9 @@ inline void multiplied(std::vector<double>& G, std::vector<char>&, double) {
   float product = 1;
   for (double& e : G) {
     product *= static_cast<float>(std::exp(e - std::exchange(before, e)));
-    e = std::log(static_cast<double>(product));
+    // 0 / 0 is none.
+    e = product > 0 ? std::log(static_cast<double>(product))
+                    : std::numeric_limits<double>::quiet_NaN();
   }
 }
 
@@ -418,6 +420,54 @@ inline void multiplied(std::vector<double>& G, std::vector<char>&, double) {
 inline void overflowed(std::vector<double>& G, std::vector<char>&, double) {
   for (double& e : G) {
     if (e < -log_of_largest) e = std::numeric_limits<double>::quiet_NaN();
+  }
+}
+
+/// From a token on, a head of the decay has no numbers.
+struct lost_rest {
+  index_t token;  ///< on the axis of all entries
+  index_t head;   ///< of g
+};
+
+/// Lets nothing of such heads be a number any more: outputs from there to the
+/// end of the sequence, final states, and all gradients of the sequence.
+/// @param[in] of  number of heads of g
+inline void lose_rest(result& r,
+                      const std::vector<std::pair<index_t, index_t>>& of_all,
+                      const std::vector<lost_rest>& lost, index_t of) {
+  const auto spoil = [&](values& x, index_t first, index_t end, index_t axes,
+                         index_t head) {
+    if (!x.present()) return;
+    const index_t n = x.dim(axes - 1);
+    index_t inner = 1;
+    for (index_t i = axes; i < x.rank(); ++i) inner *= x.dim(i);
+    const index_t from = head * n / of;
+    const index_t to = std::max(from + 1, (head + 1) * n / of);
+    for (index_t t = first; t < end; ++t) {
+      double* const at = x.data.data() + t * n * inner;
+      std::fill(at + from * inner, at + to * inner,
+                std::numeric_limits<double>::quiet_NaN());
+    }
+  };
+  for (const lost_rest& x : lost) {
+    for (index_t s = 0; s < static_cast<index_t>(of_all.size()); ++s) {
+      const auto [first, end] = *(of_all.data() + s);
+      if (x.token < first || x.token >= end) continue;
+      spoil(r.out.o, x.token, end, 3, x.head);
+      spoil(r.out.final_state, s, s + 1, 2, x.head);
+      spoil(r.gradients.initial_state, s, s + 1, 2, x.head);
+      for (const auto& m : tensors<double>::members()) {
+        if (m.axes.starts_with("B,T,") && !m.each_substep) {
+          spoil(r.gradients.*m.at, first, end, 3, x.head);
+        }
+      }
+      for (values* d : {&r.gradients.k, &r.gradients.v, &r.gradients.beta,
+                        &r.gradients.b, &r.gradients.w}) {
+        if (d->present() && d->dim(1) == r.out.o.dim(1)) {
+          spoil(*d, first, end, 3, x.head);
+        }
+      }
+    }
   }
 }
 
@@ -443,15 +493,27 @@ inline void spoil_cumulated(computation& c, cumulated_fault f, double least) {
       }
     }
   };
+  const index_t heads = c.in.in.g.dim(2), channels = width / heads;
+  std::vector<lost_rest> lost;
   each([&](index_t first, const std::vector<double>& G,
            const std::vector<char>&, index_t i) {
     double before = 0;
     double* to = c.in.in.g.data.data() + first * width + i;
     for (const double now : G) {
+      if (std::isnan(now)) {
+        const auto t = (to - c.in.in.g.data.data()) / width;
+        lost.push_back({t, i / channels});
+        break;
+      }
       *to = now - std::exchange(before, now);
       to += width;
     }
   });
+  if (!lost.empty()) {
+    c.back.push_back([all_of = sequences(c.in), lost, heads](result& r) {
+      lose_rest(r, all_of, lost, heads);
+    });
+  }
   c.back.push_back([each, width](result& r) {
     double* const d = r.gradients.g.data.data();
     each([&](index_t first, const std::vector<double>&,
@@ -552,7 +614,7 @@ inline bool take_padding(computation& c, index_t chunk, bool following) {
     }
     offsets.push_back(static_cast<std::int64_t>(from.size()));
   }
-  const auto n = static_cast<index_t>(from.size());
+  const index_t n = from.count();
   const bool packed = !c.in.cu_seqlens.empty();
   const auto extended = [&](values& x, bool only_own) {
     if (!x.present()) return;

@@ -20,6 +20,10 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 /// told.
 constexpr std::size_t paired = 6, told = 5;
 
+/// By how much a second mistake must bring the file nearer: the sum over the
+/// tensors of the logs of the ratios.
+constexpr double of_a_second = 3;
+
 /// How far the errors of tokens may be from what a deviation makes them, in
 /// logs and in the mean, to be of a size.
 constexpr double spread = 0.7;
@@ -71,10 +75,13 @@ double distance(const std::vector<double>& x, const std::vector<double>& y,
     if (here && there) {
       apart.push_back(x[i] - y[i]), of.push_back(y[i]);
     } else {
-      ++(here == there ? both : one);
+      // Near the most that it holds a kernel may come out at either side.
+      const double other = std::fabs(here ? x[i] : y[i]);
+      ++(here == there || other > most / 16 ? both : one);
     }
   }
   if (one > both / 100) return infinity;
+  if (apart.empty() && both > 0) return 1;  // nothing to be nearer by
   const auto over = [](double a, double b) {
     return a == 0 ? 0 : b > 0 ? a / b : infinity;
   };
@@ -377,10 +384,30 @@ class inquiry {
       x.cost += std::log(std::clamp(ratio, 0.01, most));
     }
     // Of two that fit alike, the simpler one.
-    x.cost += 0.5 * static_cast<double>(together.size() - 1);
+    x.cost += of_a_second * static_cast<double>(together.size() - 1);
+    if (together.size() > 1 && is_one_alone(x)) return {};
     x.slight = !changes;
     if (changes || !x.sizes.empty()) return x;
     return {};
+  }
+
+  /// Whether one of a pair gives what both give.
+  bool is_one_alone(const trial& x) const {
+    return std::any_of(trials_.begin(), trials_.end(), [&](const trial& alone) {
+      if (alone.together.size() > 1) return false;
+      const suspect& s = alone.together[0];
+      if (std::none_of(x.together.begin(), x.together.end(),
+                       [&](const suspect& of) {
+                         return of.row == s.row && of.choice == s.choice;
+                       })) {
+        return false;
+      }
+      for (std::size_t t = 0; t < x.ratios.size(); ++t) {
+        const double a = x.ratios[t], b = alone.ratios[t];
+        if (a != b && !(std::fabs(a - b) < 0.01 * b)) return false;
+      }
+      return true;
+    });
   }
 
   void sort() {

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "carve/batch.hpp"
@@ -475,6 +476,39 @@ void write_stages(std::ostream& out, const stage_verdicts& v) {
   }
   out << wrapped(first, 80, 6) << '\n'
       << "      " << wrapped(s.where, 74, 6) << '\n';
+}
+
+void write_stages_json(std::ostream& out, const stage_verdicts& v) {
+  using json = nlohmann::ordered_json;
+  const auto number = [](double x) {
+    return std::isfinite(x) ? json(x) : json(nullptr);
+  };
+  const auto words = [](bool fails, bool passes) {
+    return fails ? "fail" : passes ? "pass" : "not judged";
+  };
+  const outcome is = v.result();
+  json all{
+      {"verdict", words(is == outcome::fail, is == outcome::pass)},
+      {"chunk", v.chunk},
+      {"first_wrong",
+       v.first_wrong ? json(v.stages[*v.first_wrong].row.name) : json(nullptr)},
+      {"stages", json::array()}};
+  for (const stage_verdict& s : v.stages) {
+    json row{{"name", s.row.name},
+             {"meaning", s.row.meaning},
+             {"rel_rms", number(s.errors.rel_rms)},
+             {"ratio", number(s.errors.ratio)},
+             {"max_ratio", number(s.errors.max_ratio)},
+             {"verdict", words(s.errors.fails(), s.errors.pass())}};
+    if (!s.where.empty()) row["where"] = s.where;
+    if (s.chunk) {
+      row["first_wrong_chunk"] = {{"sequence", s.chunk->sequence},
+                                  {"first", s.chunk->first},
+                                  {"tokens", s.chunk->tokens}};
+    }
+    all["stages"].push_back(std::move(row));
+  }
+  out << all.dump(2, ' ', true, json::error_handler_t::replace) << '\n';
 }
 
 st::writer stages_file(const dump& d, const st::file& file,

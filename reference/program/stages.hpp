@@ -76,6 +76,9 @@ stage_verdicts judge_stages(const dump& d, const safetensors::file& file,
 /// In words; at most 80 columns wide.
 void write_stages(std::ostream& out, const stage_verdicts& v);
 
+/// The same as one JSON object.
+void write_stages_json(std::ostream& out, const stage_verdicts& v);
+
 /// The inputs as they are, each stage in F64, and, under `replayed.` and its
 /// name, the replay's in F32.
 safetensors::writer stages_file(const dump& d, const safetensors::file& file,

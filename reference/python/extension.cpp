@@ -3,10 +3,12 @@
 /// strides; nothing is copied here.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <deque>
 #include <new>
 #include <optional>
 #include <stdexcept>
@@ -166,6 +168,48 @@ void solve(const nb::list& tensors, setting_list settings,
   });
 }
 
+/// Table and JSON of a report, which is freed.
+nb::tuple words_of(carve_report* report) {
+  struct guard {
+    carve_report* kept;
+    ~guard() { carve_report_free(kept); }
+  } const freed{report};
+  return nb::make_tuple(carve_report_table(report), carve_report_json(report));
+}
+
+/// @param[in] dumps  (name, tensors, settings) of each.
+nb::tuple relate(const std::string& relation, const nb::list& dumps) {
+  std::deque<arguments> kept;  // does not move what it holds
+  std::deque<std::string> names;
+  std::vector<carve_dump> structs;
+  for (const nb::handle item : dumps) {
+    const auto of = nb::cast<nb::tuple>(item);
+    names.push_back(nb::cast<std::string>(of[0]));
+    kept.emplace_back(nb::cast<nb::list>(of[1]), nb::cast<setting_list>(of[2]));
+    const arguments& a = kept.back();
+    structs.push_back({names.back().c_str(), a.tensors(), a.tensor_count(),
+                       a.settings(), a.setting_count()});
+  }
+  carve_report* report = nullptr;
+  run([&] {
+    return carve_relate(relation.c_str(), structs.data(), structs.size(),
+                        &report);
+  });
+  return words_of(report);
+}
+
+nb::tuple stages(const nb::list& tensors, setting_list settings,
+                 const std::optional<std::string>& path) {
+  const arguments a(tensors, std::move(settings));
+  carve_report* report = nullptr;
+  run([&] {
+    return carve_stages(a.tensors(), a.tensor_count(), a.settings(),
+                        a.setting_count(), path ? path->c_str() : nullptr,
+                        &report);
+  });
+  return words_of(report);
+}
+
 /// The table, the report as JSON and the heat map.
 nb::tuple verify(const nb::list& tensors, setting_list settings) {
   const arguments a(tensors, std::move(settings));
@@ -200,4 +244,7 @@ NB_MODULE(_carve, m) {
   m.def("solve", &solve);
   m.def("verify", &verify);
   m.def("save", &save);
+  m.def("relate", &relate);
+  m.def("stages", &stages, nb::arg("tensors"), nb::arg("settings"),
+        nb::arg("path").none());
 }

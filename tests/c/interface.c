@@ -206,6 +206,56 @@ static void a_kernel_is_judged(void) {
   carve_report_free(NULL);
 }
 
+static void dumps_are_related(void) {
+  float o[2] = {1, 1.75f}, other[2] = {1, 1.75f};
+  carve_tensor in[2][6];
+  carve_dump dumps[2];
+  carve_report* report = NULL;
+  int i;
+  for (i = 0; i < 2; ++i) {
+    fill(in[i]);
+    in[i][5] = tensor("o", CARVE_F32, i ? other : o, 4, value_shape);
+    dumps[i].name = i ? "B" : "A";
+    dumps[i].tensors = in[i], dumps[i].tensor_count = 6;
+    dumps[i].settings = gdn, dumps[i].setting_count = 2;
+  }
+  CHECK(carve_relate("repeat", dumps, 2, &report) == CARVE_OK);
+  CHECK(carve_report_verdict(report) == CARVE_PASS);
+  CHECK(strstr(carve_report_json(report), "\"bit_for_bit\": true") != NULL);
+  carve_report_free(report);
+  other[1] = 1.5f;
+  CHECK(carve_relate("repeat", dumps, 2, &report) == CARVE_OK);
+  CHECK(carve_report_verdict(report) == CARVE_FAIL);
+  CHECK(strstr(carve_report_table(report), "o") != NULL);
+  carve_report_free(report);
+  CHECK(carve_relate("likeness", dumps, 2, &report) == CARVE_BAD_INPUT);
+  CHECK(report == NULL);
+  CHECK(strstr(carve_last_error(), "repeat") != NULL);
+}
+
+static void stages_are_judged(void) {
+  /* Of two tokens: T is 1, and below it minus L. */
+  static const int64_t square[] = {1, 2, 1, 2};
+  double T[4] = {1, 0, 0, 1}, L[4] = {0, 0, 0, 0};
+  carve_tensor in[7];
+  carve_report* report = NULL;
+  fill(in);
+  CHECK(carve_stages(in, 5, gdn, 2, NULL, &report) == CARVE_BAD_INPUT);
+  CHECK(report == NULL);
+  CHECK(strncmp(carve_last_error(), "no stage to judge", 17) == 0);
+  CHECK(carve_stages(in, 5, gdn, 2, "c_stages.safetensors", &report) ==
+        CARVE_OK);
+  carve_report_free(report);
+  CHECK(remove("c_stages.safetensors") == 0);
+  in[5] = tensor("L", CARVE_F64, L, 4, square);
+  in[6] = tensor("T", CARVE_F64, T, 4, square);
+  L[2] = 5;
+  CHECK(carve_stages(in, 7, gdn, 2, NULL, &report) == CARVE_OK);
+  CHECK(carve_report_verdict(report) == CARVE_FAIL);
+  CHECK(strstr(carve_report_json(report), "\"first_wrong\": \"L\"") != NULL);
+  carve_report_free(report);
+}
+
 static void a_dump_is_saved(void) {
   const carve_setting settings[] = {{"family", "gdn"}, {"made_by", "test"}};
   unsigned char start[9] = {0};
@@ -231,6 +281,8 @@ int main(void) {
   layouts_are_settings();
   errors_are_told();
   a_kernel_is_judged();
+  dumps_are_related();
+  stages_are_judged();
   a_dump_is_saved();
   printf(failures ? "%d checks failed\n" : "all checks hold\n", failures);
   return failures != 0;

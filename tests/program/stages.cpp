@@ -6,8 +6,10 @@
 #include <sys/wait.h>
 
 #include <cstdlib>
+#include <fstream>
 #include <limits>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <random>
 #include <sstream>
 
@@ -335,8 +337,23 @@ TEST_CASE("the command writes stages, judges them and exits as it says") {
   REQUIRE(run("'" + in + "' -o '" + out + "' --chunk 16") == 0);
   REQUIRE(run("'" + out + "'") == 0);
   REQUIRE(run("'" + out + "' --chunk 32") == 2);
+  const std::string json = folder / "json";
+  REQUIRE(run("'" + out + "' --json '" + json + "'") == 0);
+  const auto report = [&] {
+    std::ifstream in(json);
+    return nlohmann::json::parse(in);
+  };
+  REQUIRE(report().at("verdict") == "pass");
+  REQUIRE(report().at("chunk") == 16);
+  REQUIRE(report().at("first_wrong").is_null());
+  REQUIRE(report().at("stages").size() == 13);
   fixtures::editable e = fixtures::editable::of(fixtures::st::file::open(out));
   e.tensors.at("W").values[5] += 1;
   e.writer().save(out);
-  REQUIRE(run("'" + out + "'") == 1);
+  REQUIRE(run("'" + out + "' --json '" + json + "'") == 1);
+  REQUIRE(report().at("verdict") == "fail");
+  REQUIRE(report().at("first_wrong") == "W");
+  for (const auto& s : report().at("stages")) {
+    REQUIRE(s.contains("first_wrong_chunk") == (s.at("verdict") == "fail"));
+  }
 }

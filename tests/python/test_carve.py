@@ -301,3 +301,34 @@ def test_numbers_of_16_and_8_bits():
     assert np.array_equal(
         carve.reference("gdn", **narrow)["o"], carve.reference("gdn", **wide)["o"]
     )
+
+
+def test_dumps_are_related():
+    inputs = problem()
+    o, state = loop(**inputs)
+    a = {**inputs, "o": o, "final_state": state}
+    same = carve.relate("repeat", "gdn", a, dict(a))
+    assert same.passed and same.bit_for_bit
+    assert {t["name"] for t in same.tensors} == {"o", "final_state"}
+    b = {**a, "o": (a["o"] * 1.01).astype(np.float32)}
+    other = carve.relate("repeat", "gdn", a, b)
+    assert not other.passed and not other.bit_for_bit
+    with pytest.raises(AssertionError, match="o"):
+        other.check()
+    with pytest.raises(ValueError, match="repeat"):
+        carve.relate("likeness", "gdn", a, a)
+
+
+def test_stages_are_judged(tmp_path):
+    inputs = problem()
+    tokens, heads = inputs["v"].shape[1:3]
+    path = tmp_path / "stages.safetensors"
+    written = carve.stages("gdn", inputs, path=path, chunk=16)
+    assert written.stages == {} and path.stat().st_size > 0
+    wrong = np.zeros((1, tokens, heads, 16))
+    judged = carve.stages("gdn", inputs, {"L": wrong}, chunk=16)
+    assert not judged.passed
+    assert judged.first_wrong == "L"
+    assert judged.stages["L"]["verdict"] == "fail"
+    with pytest.raises(ValueError, match="no stage to judge"):
+        carve.stages("gdn", inputs)

@@ -4,6 +4,7 @@
 
 #include <iostream>
 #include <optional>
+#include <sstream>
 
 #include "program/command/command.hpp"
 #include "program/stages.hpp"
@@ -12,7 +13,7 @@ namespace carve::program {
 
 struct stages_command : dump_options {
   static constexpr const char* command = "stages";
-  std::string path, out;
+  std::string path, out, json;
   std::optional<index_t> chunk;
 
   void declare(CLI::App& app) {
@@ -26,6 +27,10 @@ struct stages_command : dump_options {
                   "write the stages; - is standard output, in place of the "
                   "text")
         ->option_text("OUT");
+    c->add_option("--json", json,
+                  "write the verdicts as JSON; - is standard output, in place "
+                  "of the text")
+        ->option_text("FILE");
     c->add_option("--chunk", chunk,
                   "chunk length (default: that of the stages in the file, its "
                   "metadata's, 64)")
@@ -54,7 +59,7 @@ struct stages_command : dump_options {
   }
 
   int run() const {
-    check_outputs({{"--output", out}}, {path});
+    check_outputs({{"--output", out}, {"--json", json}}, {path});
     progress_line line;
     return with_file(path, [&](const safetensors::file& file) {
       const dump d = read_dump(file, given);
@@ -71,7 +76,14 @@ struct stages_command : dump_options {
             "stages --help` lists; -o OUT writes them");
       }
       if (!out.empty()) stages_file(d, file, given, C, all).save(out);
-      if (!v.stages.empty() && out != "-") write_stages(std::cout, v);
+      if (!v.stages.empty() && out != "-" && json != "-") {
+        write_stages(std::cout, v);
+      }
+      if (!json.empty()) {
+        std::ostringstream report;
+        write_stages_json(report, v);
+        write_output(json, report.str());
+      }
       const outcome is = v.result();
       return is == outcome::pass   ? passed
              : is == outcome::fail ? failed

@@ -18,13 +18,15 @@ from . import _carve
 from ._arrays import OUTPUTS, SETTINGS, TABLES, readables, setting_pairs
 from ._capture import capture
 from ._conform import Score, assert_conforms, check_suite
-from ._report import Report
+from ._report import Relation, Report, Stages
 from ._vectors import Suite, Vector, vectors
 
 __version__ = _carve.__version__
 __all__ = [
+    "Relation",
     "Report",
     "Score",
+    "Stages",
     "Suite",
     "Vector",
     "assert_conforms",
@@ -33,7 +35,9 @@ __all__ = [
     "diagnose",
     "families",
     "reference",
+    "relate",
     "save",
+    "stages",
     "vectors",
     "verify",
 ]
@@ -96,6 +100,36 @@ def diagnose(family: str, inputs: dict, outputs: dict, **settings) -> list[dict]
     `verify`, which does the same; `Report.diagnosis` has it.
     """
     return verify(family, inputs, outputs, **{**settings, "diagnose": True}).diagnosis
+
+
+def relate(relation: str, family: str, *dumps: dict, **settings) -> Relation:
+    """Do dumps agree where a relation says that they must?
+
+    `relation` is repeat, causal, split, decode, alone, pack, permute, rollback
+    or pool; each dump has inputs and outputs under their names, in the order of
+    `carve relate --NAME A B`.  Settings are those of a dump, and `threads`.
+
+    Raises ValueError naming what does not fit.
+    """
+    pairs = setting_pairs(family, settings)
+    named = [(chr(ord("A") + i), readables(d), pairs) for i, d in enumerate(dumps)]
+    return Relation(*_carve.relate(relation, named))
+
+
+def stages(family: str, inputs: dict, stages: dict | None = None, path=None, **settings) -> Stages:
+    """Judges what a chunked kernel has inside, the first wrong stage by name.
+
+    `stages` are any of G, L, T, W, U, P, S and their cotangents, as `carve
+    stages --help` lists them; `path` is where all of them are written, exact and
+    as a kernel rounds them, to a safetensors file.  Settings are those of a
+    dump, `chunk` and `threads`.
+
+    Raises ValueError naming the tensor or setting that cannot be used, and where
+    there is neither a stage nor a path.
+    """
+    pairs = setting_pairs(family, settings)
+    tensors = readables({**inputs, **(stages or {})})
+    return Stages(*_carve.stages(tensors, pairs, None if path is None else str(path)))
 
 
 def save(path, family: str, tensors: dict, **settings) -> None:

@@ -27,3 +27,13 @@ def save(
     path: str,
     /,
 ) -> None: ...
+def relate(
+    relation: str,
+    dumps: list[tuple[str, list[tuple[str, Any, str | None]], list[tuple[str, str]]]],
+    /,
+) -> tuple[str, str]: ...
+def stages(
+    tensors: list[tuple[str, Any, str | None]],
+    settings: list[tuple[str, str]],
+    path: str | None,
+) -> tuple[str, str]: ...

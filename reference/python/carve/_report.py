@@ -74,6 +74,39 @@ class Outcome:
         return self._table
 
 
+class Relation(Outcome):
+    """Whether dumps agree where a relation says that they must."""
+
+    @property
+    def passed(self) -> bool:
+        """They do, bit for bit or within the unit."""
+        return self._data["holds"] is True
+
+    @property
+    def bit_for_bit(self) -> bool:
+        """All bits that must be the same are."""
+        return self._data["bit_for_bit"]
+
+    @property
+    def tensors(self) -> list[dict]:
+        """What the program's JSON report says of each tensor."""
+        return self._data["tensors"]
+
+
+class Stages(Outcome):
+    """A verdict for each stage of a chunked kernel."""
+
+    @property
+    def first_wrong(self) -> str | None:
+        """The first wrong stage in the order of computing."""
+        return self._data["first_wrong"]
+
+    @property
+    def stages(self) -> dict[str, dict]:
+        """By name, what the program's JSON report says of each stage."""
+        return {s["name"]: s for s in self._data["stages"]}
+
+
 class Report(Outcome):
     """A verdict for each output of a kernel, by the program `carve verify`."""
 
