@@ -297,15 +297,16 @@ std::vector<std::byte> file_of(const header& h, edits& e) {
     text[e.below(text.size())] = "{}[],:\"0a\\\x01\xff"[e.below(12)];
   const std::uint64_t length =
       text.size() + (e.below(32) == 31 ? e.below(4) : 0);
-  std::vector<std::byte> file(8 + text.size() +
-                              std::min<std::size_t>(h.data, 1 << 20));
+  // A header may promise more than a small file holds.
+  const std::size_t held = std::min<std::size_t>(h.data, 1 << 20);
+  std::vector<std::byte> file(8 + text.size() + held);
   std::memcpy(file.data(), &length, 8);
   std::memcpy(file.data() + 8, text.data(), text.size());
   std::byte* const data = file.data() + 8 + text.size();
   for (const header_tensor& t : h.tensors) {
     const std::size_t begin = std::strtoul(t.begin.c_str(), nullptr, 10);
     const std::size_t size = bytes_of(t), item = size_of(t.dtype);
-    if (begin > h.data || size > h.data - begin) continue;
+    if (begin > held || size > held - begin) continue;
     for (std::size_t i = 0; i < size / item; ++i) {
       std::byte* const at = data + begin + i * item;
       const auto store = [at](auto x) { std::memcpy(at, &x, sizeof(x)); };
