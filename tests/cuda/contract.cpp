@@ -233,7 +233,7 @@ sizes long_sequence(family f) {
   sizes s;
   s.fam = f;
   s.K = s.V = 128;
-  s.T = 6200;
+  s.T = 4700;
   s.HV = 2;
   s.seed = 13;
   return s;
@@ -266,26 +266,20 @@ TEST_CASE("a long sequence is cut into pieces, and gives the same bits twice",
   }
 }
 
-// Forty times the same key, of squared norm 2.2: what is not written there
-// grows by 1.2 a token, which a piece's transfer matrix does, whatever state
-// the piece begins with.
+// Thirty times the same key, of squared norm 2.2: what is not written there
+// grows by 1.2 a token, and so does the transfer matrix of that piece, whatever
+// state the piece begins with.  (Without decay: else the matrices are zero.)
 TEST_CASE("a head that amplifies is walked in order", "[contract][fast]") {
-  const sizes s = long_sequence(family::gdn);
-  inputs in = make(s, draw::easy);
+  inputs in = make(long_sequence(family::gdn), draw::no_decay);
   const problem& p = in.shape;
-  for (int t = 3000; t < 3040; ++t) {
+  for (int t = 3000; t < 3030; ++t) {
     for (int i = 0; i < p.K; ++i)
       in.k[t * p.K + i] = i == 0 ? rounded(std::sqrt(2.2), p.input) : 0;
-    in.g[t * p.HV] = 0;
     in.beta[t * p.HV] = 1;
     in.beta[t * p.HV + 1] = 0.5;
   }
   in.d_o.clear();
-  const results got = run(in, path::best, false), exact = reference(in);
-  CHECK(relative_rms(got.o, exact.o) < 5e-3);
-  CHECK(relative_rms(got.final_state, exact.final_state) < 5e-3);
-
-  // Among nine sequences none is cut: the first head has the same bits.
+  // Among nine sequences none is cut.
   inputs many = in;
   many.shape.B = many.shape.N = 9;
   for (values inputs::*x : {&inputs::q, &inputs::k, &inputs::v, &inputs::g,
@@ -294,6 +288,7 @@ TEST_CASE("a head that amplifies is walked in order", "[contract][fast]") {
     for (int n = 1; n < 9; ++n)
       (many.*x).insert((many.*x).end(), one.begin(), one.end());
   }
+  const results got = run(in, path::best, false);
   const results whole = run(many, path::best, false);
   const auto of_head = [&](const values& o, int head) {
     values y;
@@ -304,8 +299,19 @@ TEST_CASE("a head that amplifies is walked in order", "[contract][fast]") {
     return y;
   };
   require_same_bits("o", of_head(got.o, 0), of_head(whole.o, 0));
-  if (forward_kernel(in) == "forward_scan")
-    CHECK(of_head(got.o, 1) != of_head(whole.o, 1));
+  if (forward_kernel(in) != "forward_scan") return;
+  const bool cut = of_head(got.o, 1) != of_head(whole.o, 1);
+  CHECK(cut);
+  const values exact = reference(in).o;
+  for (int head = 0; head < 2; ++head) {
+    const double error =
+        relative_rms(of_head(got.o, head), of_head(exact, head));
+    const double in_order =
+        relative_rms(of_head(whole.o, head), of_head(exact, head));
+    INFO("head " << head << ": " << error << ", in order " << in_order);
+    CHECK(error <= 1.1 * in_order);
+    CHECK(in_order < 2e-2);
+  }
 }
 
 TEST_CASE("an empty sequence leaves its state as it was", "[contract]") {
