@@ -340,8 +340,8 @@ TEST_CASE("the command writes stages, judges them and exits as it says") {
   const std::string json = folder / "json";
   REQUIRE(run("'" + out + "' --json '" + json + "'") == 0);
   const auto report = [&] {
-    std::ifstream in(json);
-    return nlohmann::json::parse(in);
+    std::ifstream from(json);
+    return nlohmann::json::parse(from);
   };
   REQUIRE(report().at("verdict") == "pass");
   REQUIRE(report().at("chunk") == 16);
