@@ -349,7 +349,7 @@ class maker {
     if (decay == "none") return 0;
     // 24 bits: a port that cuts them is one that is wrong.
     if (decay == "natural") {
-      return -static_cast<double>(draw.between(1, (1 << 24) - 1)) * 0x1p-23;
+      return -static_cast<double>(draw.between(1, (1 << 24) - 1)) * 0x1p-22;
     }
     if (decay == "strong") {
       return -static_cast<double>(draw.between(32, 255)) * 0x1p-3;
