@@ -22,6 +22,11 @@ WAYS = ["program_variants",
         "program_ensemble a decay beyond all others leaves the unit of what "
         "follows it",
         "program_ensemble another seed draws other errors",
+        "program_ensemble what a verdict says beside its tensors",
+        "program_ensemble an exact state beyond a double is an error, not "
+        "infinite",
+        "program_ensemble a parameter in bf16 hides below the noise, and not "
+        "from bitlike",
         "program_ensemble facts narrow the ways, and contradictions are "
         "refused",
         "program_ensemble a q that is scaled first has the gradient of the one "
@@ -709,4 +714,7 @@ of("include/carve/parallel.hpp", CORE,
    ("++done;", ";", "progress stands still"))
 
 # Faults, by what their rows say, that change no result, and why.
-EQUIVALENT = {}
+EQUIVALENT = {
+    "M keeps its diagonal": "no result: times T^T it lies above the diagonal, "
+                            "of which nothing is taken",
+}

@@ -303,6 +303,44 @@ TEST_CASE("a decay beyond all others leaves the unit of what follows it") {
   CHECK(unit_of(d, ways_of(d, {}), "o") < 1e-5);
 }
 
+TEST_CASE("what a verdict says beside its tensors") {
+  dump d = inputs_of(regimes[0], 9);
+  d = holding(d, exact_result(d, "dd"));
+  verification v = verify(d);
+  CHECK(v.pass());
+  CHECK_FALSE(v.packed);
+  REQUIRE_FALSE(v.inputs.untested.empty());
+  verify_settings how;
+  how.strict = true;
+  CHECK(verify(d, how).result() == outcome::not_judged);
+  d.in.cu_seqlens = {0, d.size.T};
+  CHECK(verify(d).packed);
+  // Exact means more digits than a double has.
+  const auto& o = expect(d).exact.out.o.data;
+  CHECK(std::any_of(o.begin(), o.end(),
+                    [](const double_double& x) { return x.lo != 0; }));
+}
+
+TEST_CASE("an exact state beyond a double is an error, not infinite") {
+  fixtures::editable e = fixtures::small(fixtures::st::dtype::f64);
+  e.metadata["read_out"] = "before";
+  e.tensors.erase("do"), e.tensors.erase("dq");
+  const auto fill = [&](const char* name, double first, double last) {
+    std::vector<double>& x = e.tensors[name].values;
+    const auto end = x.end() - static_cast<std::ptrdiff_t>(x.size() / 5);
+    std::fill(x.begin(), end, first);
+    std::fill(end, x.end(), last);
+  };
+  // The last token writes as much again as the state held.
+  fill("q", 1e-10, 1e-10), fill("k", 0, 1), fill("v", 0, 1.5e308);
+  fill("g", 0, 0), fill("b", 0, 0), fill("w", 1, 1);
+  e.tensors["initial_state"] = e.tensors["final_state"];
+  for (double& x : e.tensors["initial_state"].values) x = 1.5e308;
+  CHECK(fixtures::message([&] {
+          exact_result(e.read(), "dd");
+        }).starts_with("final_state: the exact result is beyond the range"));
+}
+
 TEST_CASE("another seed draws other errors") {
   const dump d = fixtures::small().read();
   kernel_facts other;
