@@ -259,7 +259,7 @@ class tensor_reader {
         }
       }
       d_.flat_heads = true;
-      channels_.H = heads[0], channels_.HV = std::max(heads[0], heads[1]);
+      channels_.H = heads[0], channels_.HV = heads[1];
       channels_.K = q.back() / heads[0], channels_.V = v.back() / heads[1];
       return;
     }

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "output.hpp"
 
 namespace fs = std::filesystem;
 namespace st = carve::safetensors;
@@ -557,6 +558,14 @@ TEST_CASE("a failed save leaves the old file and nothing beside it") {
   }
   CHECK(st::file::open(path).as_double("x") == std::vector<double>{1});
   CHECK(folder.count() == 1);
+}
+
+TEST_CASE("a folder is no place to write to, said before the work") {
+  const scratch folder;
+  const fs::path path = folder / "x";
+  fs::create_directory(path);
+  CHECK(message([&] { carve::check_output(path); }) ==
+        path.string() + ": cannot be written: Is a directory");
 }
 
 TEST_CASE("a file that shrinks while it is read is an error") {

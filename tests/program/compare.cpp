@@ -229,3 +229,10 @@ TEST_CASE("tensors of different length are refused") {
   REQUIRE_THROWS_AS(compare(exact_values(3), values(4), values(3), format::f32),
                     carve::error);
 }
+
+TEST_CASE("what is negligible is half of what a format can hold") {
+  // Of f16 even a subnormal counts; those of bf16 may be flushed.
+  CHECK(carve::negligible_error(carve::format::f16) == 0x1p-25);
+  CHECK(carve::negligible_error(carve::format::bf16) ==
+        carve::smallest_normal(carve::format::bf16));
+}

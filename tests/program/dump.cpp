@@ -343,3 +343,13 @@ TEST_CASE("an exact result beyond the range of a double is refused") {
   REQUIRE(verify_refusal(e) ==
           "o: the exact result is beyond the range of a double at [0,0,0,0]");
 }
+
+TEST_CASE("the first tokens of a packed dump end its sequences with them") {
+  editable e = small;
+  e.tensors["cu_seqlens"] = {st::dtype::i64, {3}, {0, 2, 5}};
+  e.tensors.erase("final_state");
+  const carve::program::dump first = carve::program::first_tokens(e.read(), 3);
+  REQUIRE(first.size.T == 3);
+  REQUIRE(first.in.cu_seqlens == std::vector<std::int64_t>{0, 2, 3});
+  REQUIRE(carve::program::verify(first).tensors.size() == 2);
+}

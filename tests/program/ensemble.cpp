@@ -259,6 +259,98 @@ TEST_CASE("a q that is scaled first has the gradient of the one that is not") {
   near(x.gradients.initial_state.data, y.gradients.initial_state.data);
 }
 
+namespace {
+
+/// RMS unit of a tensor when these are the ways.
+double unit_of(const dump& d, const std::vector<way>& ways,
+               std::string_view name) {
+  const ensemble e = run_ensemble(d, ways, exact_result(d, "dd"), {});
+  for (const tensor_unit& u : e.units) {
+    if (u.name == name) return u.unit.rms;
+  }
+  FAIL("no unit of " << name);
+  return 0;
+}
+
+}  // namespace
+
+TEST_CASE("a unit is that of stored numbers, a final state's that of both") {
+  dump d = fixtures::read("gdn_bf16");
+  std::vector<way> ways = ways_of(d, {profile::tensor_core, 64, {}});
+  const double narrow = unit_of(d, ways, "final_state");
+  for (way& w : ways) w.stored_state = true;
+  CHECK(unit_of(d, ways, "final_state") > narrow);
+  const double stored = unit_of(d, ways, "o");
+  for (judged_tensor& x : d.judged) x.dtype = safetensors::dtype::f32;
+  CHECK(unit_of(d, ways, "o") < stored);
+}
+
+TEST_CASE("few numbers have each the largest error of all ways") {
+  const dump d = fixtures::small().read();
+  const std::vector<way> ways = ways_of(d, {});
+  double most = 0;
+  for (const way& w : ways) {
+    most = std::max(most, unit_of(d, {w}, "final_state"));
+  }
+  CHECK(unit_of(d, ways, "final_state") > most);
+}
+
+TEST_CASE("a decay beyond all others leaves the unit of what follows it") {
+  dump d = inputs_of(regimes[0], 5);
+  for (std::size_t i = 20; i < 22; ++i) d.in.in.g.data[i] = -1e30;
+  d.cotangents = {};
+  d = holding(d, exact_result(d, "dd"));
+  CHECK(unit_of(d, ways_of(d, {}), "o") < 1e-5);
+}
+
+TEST_CASE("what a verdict says beside its tensors") {
+  dump d = inputs_of(regimes[0], 9);
+  d = holding(d, exact_result(d, "dd"));
+  verification v = verify(d);
+  CHECK(v.pass());
+  CHECK_FALSE(v.packed);
+  REQUIRE_FALSE(v.inputs.untested.empty());
+  verify_settings how;
+  how.strict = true;
+  CHECK(verify(d, how).result() == outcome::not_judged);
+  d.in.cu_seqlens = {0, d.size.T};
+  CHECK(verify(d).packed);
+  // Exact means more digits than a double has.
+  const auto& o = expect(d).exact.out.o.data;
+  CHECK(std::any_of(o.begin(), o.end(),
+                    [](const double_double& x) { return x.lo != 0; }));
+}
+
+TEST_CASE("an exact state beyond a double is an error, not infinite") {
+  fixtures::editable e = fixtures::small(fixtures::st::dtype::f64);
+  e.metadata["read_out"] = "before";
+  e.tensors.erase("do"), e.tensors.erase("dq");
+  const auto fill = [&](const char* name, double first, double last) {
+    std::vector<double>& x = e.tensors[name].values;
+    const auto end = x.end() - static_cast<std::ptrdiff_t>(x.size() / 5);
+    std::fill(x.begin(), end, first);
+    std::fill(end, x.end(), last);
+  };
+  // The last token writes as much again as the state held.
+  fill("q", 1e-10, 1e-10), fill("k", 0, 1), fill("v", 0, 1.5e308);
+  fill("g", 0, 0), fill("b", 0, 0), fill("w", 1, 1);
+  e.tensors["initial_state"] = e.tensors["final_state"];
+  for (double& x : e.tensors["initial_state"].values) x = 1.5e308;
+  CHECK(fixtures::message([&] {
+          exact_result(e.read(), "dd");
+        }).starts_with("final_state: the exact result is beyond the range"));
+}
+
+TEST_CASE("another seed draws other errors") {
+  const dump d = fixtures::small().read();
+  kernel_facts other;
+  other.seed = 2;
+  const auto x = ways_of(d, {}), y = ways_of(d, other);
+  REQUIRE(x.size() == y.size());
+  REQUIRE(x.back().draw != 0);
+  CHECK(x.back().draw != y.back().draw);
+}
+
 TEST_CASE("what the dtypes imply") {
   REQUIRE(implied_profile(fixtures::read("gdn_bf16")) == profile::tensor_core);
   REQUIRE(implied_profile(fixtures::small().read()) == profile::fp32);

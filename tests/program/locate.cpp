@@ -120,6 +120,18 @@ TEST_CASE("the gradient of a sub-step is told with its token") {
   REQUIRE(table.str().find(" from t=2") != std::string::npos);
 }
 
+TEST_CASE("the worst tensor is the one that fails by most") {
+  const verification v = verify(fixtures::small().read());
+  const verdict* const worst = v.worst();
+  REQUIRE(worst != nullptr);
+  std::size_t better = 0;
+  for (const verdict& t : v.tensors) {
+    REQUIRE_FALSE(t.errors.ratio > worst->errors.ratio);
+    better += t.fails() && t.errors.ratio < worst->errors.ratio ? 1 : 0;
+  }
+  REQUIRE(better > 0);
+}
+
 TEST_CASE("what has gaps or stops is no period") {
   subject gaps, stops;
   for (index_t t = 15; t < 128; t += 16) {
