@@ -374,6 +374,7 @@ def main():
                     for direction, ms in run(family, size):
                         ns = ms * 1e6 / (size[0] * size[1] * size[2])
                         lines.append((family, direction, shape, name, ns))
+                        write(head)  # whatever ends this call
                         mine = own[direction][0]
                         print(
                             f"{family:5}{direction:10}{shape:16}{name:11}{ns:8.3f}"

@@ -24,18 +24,17 @@ struct row {
 };
 
 struct results {
-  std::vector<std::string> notes;  // card, date, versions
+  std::vector<std::string> notes;  // of each file: card, date, versions
   std::vector<row> rows;
 };
 
-results read(const std::string& path) {
+void read(results& all, const std::string& path) {
   std::ifstream in(path);
   must(bool(in), "cannot read " + path);
-  results all;
-  std::string line;
+  std::string line, notes;
   while (std::getline(in, line)) {
     if (line.starts_with("# ")) {
-      all.notes.push_back(line.substr(2));
+      notes += (notes.empty() ? "" : "; ") + line.substr(2);
       continue;
     }
     std::istringstream words(line);
@@ -52,12 +51,12 @@ results read(const std::string& path) {
     if (at == all.rows.end()) at = all.rows.insert(at, r);
     at->ns[who] = ns;
   }
-  must(all.notes.size() >= 2 && !all.rows.empty(), path + " has no results");
+  must(!notes.empty() && !all.rows.empty(), path + " has no results");
+  all.notes.push_back(notes);
   for (const row& r : all.rows) {
     must(r.ns.contains("carve") && r.ns.contains("floor"),
          path + ": no time of this library for " + r.family);
   }
-  return all;
 }
 
 const std::map<std::string, std::string> titles = {
@@ -98,8 +97,9 @@ std::string table(const results& all) {
   for (std::size_t i = 0; i <= others.size(); ++i) out << "--:|";
   out << '\n';
   for (const row& r : all.rows) {
-    out << "| " << name_of(r) << " | " << r.shape << " | " << digits_of(r.ours())
-        << " | " << digits_of(r.ours() / r.floor()) << " |";
+    out << "| " << name_of(r) << " | " << r.shape << " | "
+        << digits_of(r.ours()) << " | " << digits_of(r.ours() / r.floor())
+        << " |";
     for (const std::string& who : others) {
       out << ' ' << (r.ns.contains(who) ? digits_of(r.ns.at(who)) : "") << " |";
     }
@@ -219,11 +219,15 @@ void against_gdn2(const made& to) {
 
 int main(int argc, char** argv) {
   const made to(argc, argv);
-  const results all = read(CARVE_RESULTS);
+  results all;
+  for (const char* const file : {"/h200_gdn.txt", "/h200.txt"}) {
+    read(all, std::string(CARVE_RESULTS) + file);
+  }
   draw(to, "times_full", "batch 8, 4096 tokens, 16 heads", "8x4096x16x128",
        all);
   draw(to, "times_few", "batch 1, 8192 tokens, 16 heads", "1x8192x16x128", all);
   to.value("times.table", table(all));
+  to.value("times.long", digits_of(benched("gdn", "1x65536x16x128")));
   to.value("times.lost", lost(all));
   against_gdn2(to);
   std::string notes;

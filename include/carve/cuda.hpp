@@ -199,10 +199,10 @@ struct status {
 /// its sequence.  The general ones compute in fp32 throughout.
 ///
 /// Gradients of the fast backward known to err by more than 1.5 of the
-/// library's rounding replay (the factor in brackets, found by emulation; see
+/// library's rounding replay (the factor in brackets, most by emulation; see
 /// "Limits" in cuda/NOTES.md): with fp16 inputs, dg of gdn at a steady log
 /// decay of -7 and -10 a token (2.8) and, K = 64, V = 128, without decay
-/// (1.95), dg and d_initial_state at log decays uniform in 0..-50 (2.7),
+/// (1.95), dg and d_initial_state at log decays uniform in 0..-50 (3.4),
 /// d_initial_state at K = 128 without decay (1.64); with bf16, db of gdn2 at a
 /// steady -3 and -4 (1.67).
 enum class path : int { best, general };
