@@ -28,9 +28,10 @@ namespace carve {
 
 /// A number that a deviation leaves open: a length, or a number format.
 struct deviation_choice {
-  std::string_view words = "";        ///< in the place of {} in the sentence
+  std::string_view words;             ///< in the place of {} in the sentence
   index_t length = 0;                 ///< in tokens, or whatever it counts
   double (*round)(double) = nullptr;  ///< to a number format
+  unsigned way = 0;                   ///< flags, where there are several ways
 };
 
 /// What goes wrong in `T = (I + L)^-1` of a chunk; nothing does by default.
@@ -529,13 +530,13 @@ inline void spoil_cumulated(computation& c, cumulated_fault f, double least) {
 }
 
 /// How a masked score is formed, in the choices of grad-masked-after-exp.
-inline constexpr index_t gate_masked = 1, as_quotient = 2;
+inline constexpr unsigned gate_masked = 1, as_quotient = 2;
 
 /// Gradients where scores are masked after their decay e^(G_t - G_s) was formed
 /// above the diagonal too: where that is infinite, its gradient is 0 * inf.
 /// @param[in] how  gate_masked: the erase gate stands in the masked product;
 ///                 as_quotient: the decay is a quotient of two products.
-inline bool lose_masked(computation& c, index_t chunk, index_t how) {
+inline bool lose_masked(computation& c, index_t chunk, unsigned how) {
   resolve(c);
   const values& g = c.in.in.g;
   const index_t width = per_token(g);
@@ -543,7 +544,8 @@ inline bool lose_masked(computation& c, index_t chunk, index_t how) {
   // By token and channel of g: 1 a row of the scores, 2 a column, 4 dg.
   std::vector<char> lost(g.data.size(), 0);
   bool any = false;
-  for (const auto& [first, end] : chunks_of(c.in, chunk)) {
+  for (const auto& run : chunks_of(c.in, chunk)) {
+    const index_t first = run.first, end = run.second;
     for (index_t i = 0; i < width; ++i) {
       list<double> G(end - first, 0.0);
       double sum = 0;
@@ -715,16 +717,15 @@ inline constexpr choice narrow_inputs[] = {{"A_log", 0, to_bf16},
                                            {"k after its norm", 5, to_bf16},
                                            {"beta", 6, to_bf16},
                                            {"the decay e^g", 7, to_bf16}};
-/// Four times the chunk, and the flags of lose_masked.
 inline constexpr choice masked[] = {
-    {"chunks of 64", 4 * 64 + gate_masked},
-    {"chunks of 32", 4 * 32 + gate_masked},
-    {"chunks of 16", 4 * 16 + gate_masked},
-    {"chunks of 128", 4 * 128 + gate_masked},
-    {"chunks of 64, the gate applied after it", 4 * 64},
-    {"chunks of 64, as a quotient of products", 4 * 64 + as_quotient},
-    {"chunks of 64, as a quotient of products, the gate inside",
-     4 * 64 + as_quotient + gate_masked}};
+    {"chunks of 64", 64, nullptr, gate_masked},
+    {"chunks of 32", 32, nullptr, gate_masked},
+    {"chunks of 16", 16, nullptr, gate_masked},
+    {"chunks of 128", 128, nullptr, gate_masked},
+    {"chunks of 64, the gate applied after it", 64},
+    {"chunks of 64, as a quotient of products", 64, nullptr, as_quotient},
+    {"chunks of 64, as a quotient of products, the gate inside", 64, nullptr,
+     as_quotient | gate_masked}};
 inline constexpr choice activated[] = {
     {"beta", 0}, {"b", 1}, {"w", 2}, {"the decay", 3}};
 inline constexpr choice unscaled[] = {{"the backward pass leaves", 0},
@@ -736,7 +737,7 @@ inline constexpr choice unscaled[] = {{"the backward pass leaves", 0},
 
 /// The table. To add a deviation is to add its row here.
 inline std::span<const deviation> deviations() {
-  using namespace detail::deviating;
+  using namespace detail::deviating;  // NOLINT(google-build-using-namespace)
   using c_ = computation;
   static const deviation table[] = {
       // What is done to the inputs before the recurrence.
@@ -1257,7 +1258,7 @@ inline std::span<const deviation> deviations() {
        "d*",
        [](c_& c, const choice& of) {
          if (!c.in.in.g.present() || c.in.linear_decay) return false;
-         return lose_masked(c, of.length / 4, of.length % 4);
+         return lose_masked(c, of.length, of.way);
        },
        masked},
       {"grad-diagonal-kept",
