@@ -958,8 +958,13 @@ inline std::span<const deviation> deviations() {
              c.in.linear_decay || c.walk.mixed != 0) {
            return false;
          }
-         c.walk.mixed = of.length;
-         return true;
+         // From zero within one chunk it is 2^g alone.
+         bool across = c.in.in.initial_state.present();
+         for (const auto& [first, end] : sequences(c.in)) {
+           across = across || end - first > of.length;
+         }
+         c.walk.mixed = across ? of.length : 0;
+         return across;
        },
        chunks},
       {"cumsum-not-carried",
