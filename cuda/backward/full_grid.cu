@@ -7,10 +7,13 @@
 
 #include <cstdint>
 
-#include "backward/reverse.cuh"
+#include "backward/reverse_keys.cuh"
+#include "backward/reverse_queries.cuh"
+#include "backward/reverse_walkers.cuh"
 #include "backward/states.cuh"
 #include "chunk/list.cuh"
 #include "common.cuh"
+#include "forward/block.cuh"
 #include "kernels.hpp"
 
 namespace carve::cuda {
@@ -18,15 +21,7 @@ namespace {
 
 using namespace full_backward;
 
-extern __shared__ __align__(1024) char dynamic_shared[];
-
-/// The tiles of the tensor cores need a boundary of 1024 bytes.
-template <class Memory>
-__device__ __forceinline__ shared<Memory> block_memory() {
-  const std::uint32_t address = shared_address(dynamic_shared);
-  if (address % 1024 != 0) __trap();
-  return {address};
-}
+using forward_chunks::block_memory;
 
 /// What is kept of a head's sequence.
 template <int K, int V>
