@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "program/console.hpp"
+#include "program/json.hpp"
 #include "program/locate.hpp"
 
 namespace carve::program {
@@ -432,7 +433,7 @@ void write_relation_json(std::ostream& out, const relation_outcome& r) {
     if (!a.where.empty()) row["where"] = a.where;
     all["tensors"].push_back(std::move(row));
   }
-  out << all.dump(2, ' ', true, json::error_handler_t::replace) << '\n';
+  out << json_text(all) << '\n';
 }
 
 }  // namespace carve::program

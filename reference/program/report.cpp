@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "program/console.hpp"
+#include "program/json.hpp"
 #include "program/text_table.hpp"
 
 namespace carve::program {
@@ -283,15 +284,7 @@ namespace {
 // Ordered: a reader finds the verdict first.
 using json = nlohmann::ordered_json;
 
-/// In ASCII: it may be printed. A byte that is not UTF-8 does no harm.
-std::string text_of(const json& x) {
-  return x.dump(2, ' ', true, json::error_handler_t::replace);
-}
-
 json report_of(const verification& v) {
-  const auto number = [](double x) {
-    return std::isfinite(x) ? json(x) : json(nullptr);
-  };
   const outcome result = v.result();
   json all{{"verdict", result == outcome::pass   ? "pass"
                        : result == outcome::fail ? "fail"
@@ -318,25 +311,25 @@ json report_of(const verification& v) {
     json row{{"name", t.name},
              {"dtype", st::dtype_name(t.dtype)},
              {"shape", t.shape},
-             {"rel_rms", number(c.rel_rms)},
-             {"unit_rel_rms", number(c.unit_rel_rms)},
-             {"ratio", number(c.ratio)},
-             {"replay_distance", number(c.replay_distance)},
-             {"max_abs", number(c.max_abs)},
-             {"max_ratio", number(c.max_ratio)},
+             {"rel_rms", json_number(c.rel_rms)},
+             {"unit_rel_rms", json_number(c.unit_rel_rms)},
+             {"ratio", json_number(c.ratio)},
+             {"replay_distance", json_number(c.replay_distance)},
+             {"max_abs", json_number(c.max_abs)},
+             {"max_ratio", json_number(c.max_ratio)},
              {"worst_index", position_of(t.shape, c.worst)},
-             {"reference_value", number(t.reference_value)},
-             {"actual_value", number(t.actual_value)},
+             {"reference_value", json_number(t.reference_value)},
+             {"actual_value", json_number(t.actual_value)},
              {"nonfinite", c.actual.nonfinite},
              {"first_nonfinite", nullptr},
              {"nearest", t.nearest},
-             {"nearest_distance", number(t.nearest_distance)},
+             {"nearest_distance", json_number(t.nearest_distance)},
              {"verdict", t.fails()  ? "fail"
                          : t.pass() ? "pass"
                                     : "not judged"},
              {"pass", t.pass()}};
     if (!t.where.empty()) row["where"] = t.where;
-    if (t.fp32_ratio) row["fp32_ratio"] = number(*t.fp32_ratio);
+    if (t.fp32_ratio) row["fp32_ratio"] = json_number(*t.fp32_ratio);
     if (c.actual.nonfinite > 0) {
       row["first_nonfinite"] = position_of(t.shape, c.actual.first_nonfinite);
     }
@@ -447,7 +440,7 @@ void write_suite(std::ostream& out, const judged_file& f) {
 
 void write_json(std::ostream& out, const std::vector<judged_file>& all) {
   if (all.size() == 1) {
-    out << text_of(report_of(all[0])) << '\n';
+    out << json_text(report_of(all[0])) << '\n';
     return;
   }
   json files = json::array();
@@ -463,7 +456,7 @@ void write_json(std::ostream& out, const std::vector<judged_file>& all) {
       verdict = "not judged";
     }
   }
-  out << text_of({{"verdict", verdict}, {"dumps", files}}) << '\n';
+  out << json_text({{"verdict", verdict}, {"dumps", files}}) << '\n';
 }
 
 void write_junit(std::ostream& out, const std::vector<judged_file>& all) {
@@ -505,7 +498,7 @@ void write_diagnosis(std::ostream& out, const diagnosis& found,
 void write_diagnosis_json(std::ostream& out, const diagnosis& found) {
   json all{{"wrong", found.wrong}, {"tried", found.tried}};
   all.update(diagnosis_of(found));
-  out << text_of(all) << '\n';
+  out << json_text(all) << '\n';
 }
 
 void write_families(std::ostream& out) {

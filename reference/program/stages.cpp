@@ -13,6 +13,7 @@
 #include "carve/batch.hpp"
 #include "carve/replay.hpp"
 #include "program/console.hpp"
+#include "program/json.hpp"
 #include "program/locate.hpp"
 
 namespace carve::program {
@@ -480,9 +481,6 @@ void write_stages(std::ostream& out, const stage_verdicts& v) {
 
 void write_stages_json(std::ostream& out, const stage_verdicts& v) {
   using json = nlohmann::ordered_json;
-  const auto number = [](double x) {
-    return std::isfinite(x) ? json(x) : json(nullptr);
-  };
   const auto words = [](bool fails, bool passes) {
     return fails ? "fail" : passes ? "pass" : "not judged";
   };
@@ -496,9 +494,9 @@ void write_stages_json(std::ostream& out, const stage_verdicts& v) {
   for (const stage_verdict& s : v.stages) {
     json row{{"name", s.row.name},
              {"meaning", s.row.meaning},
-             {"rel_rms", number(s.errors.rel_rms)},
-             {"ratio", number(s.errors.ratio)},
-             {"max_ratio", number(s.errors.max_ratio)},
+             {"rel_rms", json_number(s.errors.rel_rms)},
+             {"ratio", json_number(s.errors.ratio)},
+             {"max_ratio", json_number(s.errors.max_ratio)},
              {"verdict", words(s.errors.fails(), s.errors.pass())}};
     if (!s.where.empty()) row["where"] = s.where;
     if (s.chunk) {
@@ -508,7 +506,7 @@ void write_stages_json(std::ostream& out, const stage_verdicts& v) {
     }
     all["stages"].push_back(std::move(row));
   }
-  out << all.dump(2, ' ', true, json::error_handler_t::replace) << '\n';
+  out << json_text(all) << '\n';
 }
 
 st::writer stages_file(const dump& d, const st::file& file,

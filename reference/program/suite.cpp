@@ -11,6 +11,7 @@
 #include "carve/version.hpp"
 #include "program/console.hpp"
 #include "program/digest.hpp"
+#include "program/json.hpp"
 #include "program/report.hpp"
 #include "program/text_table.hpp"
 
@@ -601,9 +602,6 @@ void write_score(std::ostream& out, const score& s, bool colour) {
 }
 
 void write_score_json(std::ostream& out, const score& s) {
-  const auto number = [](double x) {
-    return std::isfinite(x) ? json(x) : json(nullptr);
-  };
   json counts = json::object(), regime = json::object(),
        vectors = json::array();
   for (const auto& [state, name] : mark_names) counts[name] = s.count(state);
@@ -623,10 +621,10 @@ void write_score_json(std::ostream& out, const score& s) {
     for (const verdict& t : v.tensors) {
       json x{{"name", t.name},
              {"dtype", st::dtype_name(t.dtype)},
-             {"rel_rms", number(t.errors.rel_rms)},
-             {"unit_rel_rms", number(t.errors.unit_rel_rms)},
-             {"ratio", number(t.errors.ratio)},
-             {"max_ratio", number(t.errors.max_ratio)},
+             {"rel_rms", json_number(t.errors.rel_rms)},
+             {"unit_rel_rms", json_number(t.errors.unit_rel_rms)},
+             {"ratio", json_number(t.errors.ratio)},
+             {"max_ratio", json_number(t.errors.max_ratio)},
              {"verdict", t.fails()  ? "fail"
                          : t.pass() ? "pass"
                                     : "not judged"}};
@@ -646,7 +644,7 @@ void write_score_json(std::ostream& out, const score& s) {
                  {"failing", what_fails(s)},
                  {"regime", regime},
                  {"vectors", vectors}};
-  out << all.dump(2, ' ', true, json::error_handler_t::replace) << '\n';
+  out << json_text(all) << '\n';
 }
 
 void write_score_junit(std::ostream& out, const score& s) {
